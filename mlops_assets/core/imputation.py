@@ -1,0 +1,163 @@
+"""Missing values: their rates on training rows, the plan that fills them, and the transformer that carries the plan out.
+
+The plan is data (`core/manifest.py`); whoever holds it fills the same holes with the same values, in training and in service.
+"""
+
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.impute import KNNImputer
+from sklearn.utils.validation import check_is_fitted
+
+from mlops_assets.core.manifest import ImputationPlan, ImputedFeature
+from mlops_assets.core.spec import FeatureSpec, ModelSpec
+
+MISSING_CATEGORY = "missing"
+
+
+def missing_rates(frame: pd.DataFrame, features: tuple[str, ...]) -> dict[str, float]:
+    """Share of missing values of each feature, over the rows given."""
+    return {name: float(frame[name].isna().mean()) for name in features}
+
+
+def make_plan(spec: ModelSpec, training_rows: pd.DataFrame) -> ImputationPlan:
+    """Decide how each feature is filled, from training rows alone.
+
+    Parameters
+    ----------
+    spec
+        The declaration: strategies and limits.
+    training_rows
+        Validated rows, at least one; numeric features float64, categories str or missing.
+
+    Raises
+    ------
+    ValueError
+        When there is no row, or every feature is nearly empty, so that nothing is left to learn from.
+    """
+    if training_rows.empty:
+        raise ValueError(f"model {spec.name!r}: no training rows to plan the imputation from")
+    rates = missing_rates(training_rows, spec.feature_names)
+    features = tuple(_plan_feature(spec, feature, training_rows[feature.name], rates[feature.name]) for feature in spec.features)
+    plan = ImputationPlan(features, spec.imputation.neighbours)
+    if not plan.kept:
+        raise ValueError(
+            f"model {spec.name!r}: every feature is missing in more than {spec.imputation.drop_above:.0%} of {len(training_rows)} "
+            "training rows; check the source, or raise imputation.drop_above"
+        )
+    return _with_donors(spec, plan, training_rows) if plan.knn else plan
+
+
+def _plan_feature(spec: ModelSpec, feature: FeatureSpec, values: pd.Series, rate: float) -> ImputedFeature:
+    rules = spec.imputation
+    alarm = rate > rules.alarm_above
+    if rate > rules.drop_above or rate == 1.0:
+        return ImputedFeature(feature.name, "dropped", rate, alarm)
+    if feature.is_category:
+        strategy = feature.impute or (rules.category_above_alarm if alarm else rules.category)
+    else:
+        strategy = feature.impute or (rules.number_above_alarm if alarm else rules.number)
+    match strategy:
+        case "knn":
+            return ImputedFeature(feature.name, "knn", rate, alarm)
+        case "mean":
+            return ImputedFeature(feature.name, "mean", rate, alarm, float(values.mean()))
+        case "median":
+            return ImputedFeature(feature.name, "median", rate, alarm, float(values.median()))
+        case "most_frequent":
+            return ImputedFeature(feature.name, "most_frequent", rate, alarm, str(values.mode().iloc[0]))
+        case "missing_category":
+            return ImputedFeature(feature.name, "missing_category", rate, alarm, MISSING_CATEGORY)
+
+
+def _with_donors(spec: ModelSpec, plan: ImputationPlan, training_rows: pd.DataFrame) -> ImputationPlan:
+    columns = tuple(name for name in spec.number_features if name in plan.kept)
+    values = training_rows[list(columns)].to_numpy(np.float64)
+    values = values[~np.isnan(values).all(axis=1)]
+    if len(values) > spec.imputation.max_donors:
+        picked = np.random.default_rng(spec.training.seed).choice(len(values), spec.imputation.max_donors, replace=False)
+        values = values[np.sort(picked)]
+    scales = np.nanstd(training_rows[list(columns)].to_numpy(np.float64), axis=0)
+    scales[~(scales > 0)] = 1.0
+    donors = tuple(tuple(None if np.isnan(value) else float(value) for value in row) for row in values)
+    return msgspec.structs.replace(plan, donor_columns=columns, donor_scales=tuple(map(float, scales)), donors=donors)
+
+
+class PlanImputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Fill missing values as an `ImputationPlan` says; drop the features it drops.
+
+    A scikit-learn transformer from a DataFrame with the raw features (numbers as float, categories as str, missing as NaN or
+    None; other columns are ignored) to a DataFrame without holes, numbers first, in the order of the plan. KNN distances are
+    taken on the values as received, before any other feature is filled.
+
+    Parameters
+    ----------
+    plan_json
+        The plan, as JSON, so that the fitted pipeline holds nothing but plain values.
+    category_features
+        Names of the categories among the plan's features.
+    """
+
+    def __init__(self, plan_json: str, category_features: list[str]) -> None:
+        self.plan_json = plan_json
+        self.category_features = category_features
+
+    @classmethod
+    def from_plan(cls, plan: ImputationPlan, spec: ModelSpec) -> Self:
+        return cls(msgspec.json.encode(plan).decode(), list(spec.category_features))
+
+    @property
+    def plan(self) -> ImputationPlan:
+        return msgspec.json.decode(self.plan_json, type=ImputationPlan)
+
+    def fit(self, frame: pd.DataFrame, y: object = None) -> Self:
+        """Prepare the KNN donors; nothing is learnt from `frame`."""
+        plan = self.plan
+        self.feature_names_in_ = np.array([feature.name for feature in plan.features], dtype=object)
+        self.n_features_in_ = len(self.feature_names_in_)
+        self.knn_ = self._fit_donors(plan) if plan.knn else None
+        return self
+
+    @staticmethod
+    def _fit_donors(plan: ImputationPlan) -> KNNImputer:
+        donors = np.array(plan.donors, dtype=np.float64).reshape(len(plan.donors), len(plan.donor_columns))
+        return KNNImputer(n_neighbors=plan.neighbours, keep_empty_features=True).fit(donors / np.array(plan.donor_scales))
+
+    def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
+        check_is_fitted(self, "knn_")
+        plan = self.plan
+        filled: dict[str, Any] = {}
+        for name in self._output_names(plan):
+            if name in self.category_features:
+                column = frame[name].astype(object)
+                filled[name] = column.where(column.notna(), plan[name].value)
+            else:
+                values = frame[name].to_numpy(np.float64)
+                value = plan[name].value
+                filled[name] = values if value is None else np.where(np.isnan(values), value, values)
+        if self.knn_ is not None:
+            neighbours = self._impute_knn(plan, frame)
+            for name in plan.knn:
+                filled[name] = neighbours[:, plan.donor_columns.index(name)]
+        return pd.DataFrame(filled, index=frame.index)
+
+    def _impute_knn(self, plan: ImputationPlan, frame: pd.DataFrame) -> NDArray[np.float64]:
+        scales = np.array(plan.donor_scales)
+        raw = frame[list(plan.donor_columns)].to_numpy(np.float64)
+        holes = np.isnan(raw)
+        rows = holes[:, [plan.donor_columns.index(name) for name in plan.knn]].any(axis=1)
+        filled = raw.copy()
+        if rows.any():
+            filled[rows] = self.knn_.transform(raw[rows] / scales) * scales
+        return np.where(holes, filled, raw)
+
+    def _output_names(self, plan: ImputationPlan) -> list[str]:
+        numbers = [name for name in plan.kept if name not in self.category_features]
+        return numbers + [name for name in plan.kept if name in self.category_features]
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        return np.array(self._output_names(self.plan), dtype=object)

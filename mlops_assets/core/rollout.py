@@ -1,0 +1,53 @@
+"""Release plans: which versions of a model are in service, in which role, and what the next plan is.
+
+Values and pure steps from one plan to the next; storing and publishing plans is the business of `stores/releases.py`.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One registered version and the content hash ("sha256:...") of the bundle that serves it."""
+
+    version: int
+    bundle: str
+
+
+class Challenger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A version on trial: scored beside the champion (shadow) or answering a share of the entities (canary)."""
+
+    version: int
+    bundle: str
+    mode: Literal["shadow", "canary"]
+    share: float
+
+
+class Standby(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The former champion, kept loaded until an event time."""
+
+    version: int
+    bundle: str
+    until: datetime
+
+
+class ReleasePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One immutable step in a model's service history, numbered from 1; `previous` is 0 for the first."""
+
+    model: str
+    release: int
+    previous: int
+    rollout: str
+    salt: str
+    champion: Release
+    challenger: Challenger | None
+    standby: Standby | None
+    last_good: Release | None
+    fallback_value: float | str | int | None
+    withdrawn: tuple[int, ...]
+    reason: str
+    decided_by: str
+    decided_at: datetime
+    as_of: datetime

@@ -1,0 +1,426 @@
+"""Everything one model declares: the values read from its `defs.yaml` or built in Python.
+
+Only declarations and what can be checked from them alone belong here; reading data or fitting anything does not.
+"""
+
+import importlib
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from mlops_assets.core.metrics import METRICS, Task, metrics_of
+
+_DURATION_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)")
+
+
+def _read_duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a duration: write a number and one of s, min, h, d, w, such as '14d' or '36h'")
+    return timedelta(seconds=float(match[1]) * _DURATION_UNITS[match[2]])
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration the way the YAML does, in the largest unit that divides it."""
+    seconds = value.total_seconds()
+    for unit, size in sorted(_DURATION_UNITS.items(), key=lambda pair: -pair[1]):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than nothing")
+    return value
+
+
+def _aware(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError(f"{value.isoformat()} names no time zone: end it with Z or an offset such as -05:00")
+    return value.astimezone(UTC)
+
+
+def import_object(path: str) -> Any:
+    """Import `package.module.name` (or `package.module:name`); ValueError says which part is missing."""
+    module_name, _, attribute = path.replace(":", ".").rpartition(".")
+    if not module_name:
+        raise ValueError(f"{path!r} is not an import path such as 'package.module.name'")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{path!r} cannot be imported: {error}") from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"{path!r}: module {module_name!r} has no {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _estimator_path(path: str) -> str:
+    estimator = import_object(path)
+    if not (isinstance(estimator, type) and hasattr(estimator, "fit")):
+        raise ValueError(f"{path!r} is no scikit-learn estimator class: it must be a class with a fit method")
+    return path
+
+
+def _loader_path(path: str) -> str:
+    if not callable(import_object(path)):
+        raise ValueError(f"{path!r} is not callable: name a function that returns a pandas DataFrame")
+    return path
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_read_duration),
+    AfterValidator(_positive),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["14d", "36h"], "description": "a number and s, min, h, d or w"}),
+]
+AwareDatetime = Annotated[
+    datetime, AfterValidator(_aware), WithJsonSchema({"type": "string", "description": "ISO 8601 with a time zone"})
+]
+EstimatorPath = Annotated[str, AfterValidator(_estimator_path)]
+LoaderPath = Annotated[str, AfterValidator(_loader_path)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+FeatureType = Literal["number", "integer", "boolean", "category"]
+NumberStrategy = Literal["mean", "median", "knn"]
+CategoryStrategy = Literal["most_frequent", "missing_category"]
+
+
+class _Declaration(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SourceSpec(_Declaration):
+    """Where the history before going live comes from: a loader function, or a table file.
+
+    A loader is called with `arguments` and returns a DataFrame; a table is a Parquet or CSV path (fsspec URL).
+    """
+
+    loader: LoaderPath | None = None
+    arguments: dict[str, Any] = {}
+    table: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.loader is None) == (self.table is None):
+            raise ValueError("declare exactly one of 'loader' (import path of a function) and 'table' (Parquet or CSV path)")
+        if self.table is not None and self.arguments:
+            raise ValueError("'arguments' go to a loader; a table takes none")
+        return self
+
+
+class LabelSpec(_Declaration):
+    """The column to predict, and how long its values take to be known."""
+
+    column: str
+    delay: Duration
+    observed_at: str | None = Field(None, description="column that says when a label was known; else event time + delay")
+    classes: tuple[str | int, ...] | None = Field(
+        None, description="the classes in order, the positive one last; learnt from the data if left out"
+    )
+
+
+class FeatureSpec(_Declaration):
+    """One input of the model: what its values look like, and what to do with a value that is not like that."""
+
+    name: str = Field(min_length=1)
+    type: FeatureType
+    description: str = ""
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str, ...] | None = Field(None, min_length=1, description="known levels; learnt in training if left out")
+    domain: Literal["open", "closed"] = Field("open", description="closed: offline, a row outside goes to quarantine")
+    nullable: bool = True
+    impute: NumberStrategy | CategoryStrategy | None = Field(None, description="overrides the model's strategy")
+
+    @property
+    def is_category(self) -> bool:
+        return self.type == "category"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"range upside down: minimum {self.minimum:g} is above maximum {self.maximum:g}")
+        if self.is_category and (self.minimum is not None or self.maximum is not None):
+            raise ValueError("a category has no minimum or maximum: list its 'categories'")
+        if not self.is_category and self.categories is not None:
+            raise ValueError(f"a {self.type} has no 'categories': give 'minimum' and 'maximum'")
+        if self.categories is not None and len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"duplicate category in {list(self.categories)}")
+        if self.domain == "closed" and self.type != "boolean" and self.minimum is None and self.maximum is None and self.categories is None:
+            raise ValueError("a closed domain needs 'minimum', 'maximum' or 'categories'")
+        allowed = ("most_frequent", "missing_category") if self.is_category else ("mean", "median", "knn")
+        if self.impute is not None and self.impute not in allowed:
+            raise ValueError(f"impute {self.impute!r} does not fit a {self.type}: choose one of {', '.join(allowed)}")
+        return self
+
+
+class QualitySpec(_Declaration):
+    """Limits on the data that enter the pipeline."""
+
+    max_quarantined_share: Share = 0.02
+    min_rows: int = Field(1, ge=1, description="valid rows without which nothing goes on")
+
+
+class ImputationSpec(_Declaration):
+    """How missing values are filled. Rates are shares of the training rows."""
+
+    alarm_above: Share = Field(0.30, description="missing rate that raises the alarm and switches the strategy")
+    drop_above: Share = Field(0.95, description="missing rate above which a feature is dropped, visibly")
+    number: NumberStrategy = "median"
+    category: CategoryStrategy = "missing_category"
+    number_above_alarm: NumberStrategy = "knn"
+    category_above_alarm: CategoryStrategy = "missing_category"
+    neighbours: int = Field(5, ge=1)
+    max_donors: int = Field(2000, ge=1, le=2000, description="rows kept for KNN")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.alarm_above > self.drop_above:
+            raise ValueError(f"alarm_above {self.alarm_above:g} is above drop_above {self.drop_above:g}")
+        return self
+
+
+class StepSpec(_Declaration):
+    """A scikit-learn class by import path, with its parameters."""
+
+    estimator: EstimatorPath
+    parameters: dict[str, Any] = {}
+
+
+class TrainingSpec(StepSpec):
+    """What is fitted, on which rows."""
+
+    number_transformer: StepSpec | None = Field(None, description="applied to the numeric features; none passes them on")
+    category_encoder: StepSpec | None = Field(None, description="applied to the categories; one-hot if left out")
+    native_categories: bool = Field(
+        False, description="hand the encoded categories to a HistGradientBoosting estimator as its own categories"
+    )
+    window: Duration | None = Field(None, description="rolling window that ends at as_of; from 'start' on if left out")
+    start: AwareDatetime | None = Field(None, description="no earlier row is used for training")
+    holdout: Duration = Field(description="last part of the window, kept out of the fit that the gates judge")
+    refit: bool = Field(True, description="fit again on the whole window after the gates")
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+
+    @model_validator(mode="after")
+    def _holdout_fits(self) -> Self:
+        if self.window is not None and self.holdout >= self.window:
+            raise ValueError(
+                f"holdout {format_duration(self.holdout)} leaves nothing of the window {format_duration(self.window)} to train on"
+            )
+        return self
+
+
+class EvaluationSpec(_Declaration):
+    """How a fitted model is judged on the rows held out."""
+
+    slices: tuple[str, ...] = Field((), description="features by whose values the metrics are given too")
+    min_slice_rows: int = Field(200, ge=1)
+    decision_threshold: float = Field(0.5, gt=0, lt=1, description="binary: probability from which the positive class is answered")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    bootstrap_resamples: int = Field(500, ge=50, le=20_000)
+
+
+class LimitGate(_Declaration):
+    """A metric on the held-out rows against a fixed limit."""
+
+    kind: Literal["limit"] = "limit"
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    per_slice: bool = Field(False, description="every slice with enough rows must hold the limit")
+
+    @property
+    def name(self) -> str:
+        return f"{self.metric}_{'at_least' if self.at_least is not None else 'at_most'}{'_per_slice' if self.per_slice else ''}"
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("a limit gate takes exactly one of 'at_least' and 'at_most'")
+        return self
+
+
+class BaselineGate(_Declaration):
+    """The model must be better than the trivial one (base rate, class frequencies, median) by a relative margin."""
+
+    kind: Literal["baseline"]
+    metric: str
+    by: float = Field(0.0, ge=0, lt=1, description="relative improvement asked for")
+
+    @property
+    def name(self) -> str:
+        return f"{self.metric}_beats_baseline"
+
+
+class ChampionGate(_Declaration):
+    """The candidate, on the champion's own rows, is not worse than it by more than a margin, with confidence."""
+
+    kind: Literal["champion"]
+    metric: str
+    margin: float = Field(0.0, ge=0, lt=1, description="relative loss that is tolerated (non-inferiority)")
+
+    @property
+    def name(self) -> str:
+        return f"{self.metric}_not_worse_than_champion"
+
+
+class LatencyGate(_Declaration):
+    """Time to answer one row with the scorer that will be served."""
+
+    kind: Literal["latency"]
+    at_most_ms: float = Field(gt=0)
+
+    @property
+    def name(self) -> str:
+        return "latency_at_most"
+
+
+def _gate_kind(value: object) -> object:
+    return {"kind": "limit", **value} if isinstance(value, dict) else value
+
+
+GateSpec = Annotated[
+    Annotated[LimitGate | BaselineGate | ChampionGate | LatencyGate, Field(discriminator="kind")],
+    BeforeValidator(_gate_kind),
+]
+
+
+class ReleaseSpec(_Declaration):
+    """How a gated model reaches the traffic."""
+
+    strategy: Literal["immediate"] = "immediate"
+    confirm_timeout: Duration = Field(
+        timedelta(seconds=30), description="wait this long for every live worker to report the release"
+    )
+
+
+class MonitoringSpec(_Declaration):
+    """Windows of event time over which live traffic is watched."""
+
+    window: Literal["hour", "day", "week"] = "day"
+
+
+class ResponseSpec(_Declaration):
+    """Who is called when the platform cannot help itself."""
+
+    notify: tuple[str, ...] = ()
+
+
+class ModelSpec(_Declaration):
+    """One model, declared: from where its rows come to which gates it must pass."""
+
+    name: Identifier
+    owner: str = Field(min_length=1, description="e-mail address, or 'team:<name>'")
+    description: str = ""
+    task: Task
+    source: SourceSpec
+    entity_key: str = Field(description="column that names what a prediction is about")
+    event_time: str = Field(description="column with the time (zone included) at which a prediction is asked for")
+    live_from: AwareDatetime = Field(description="from here on, rows come from logged traffic instead of the source")
+    label: LabelSpec
+    features: tuple[FeatureSpec, ...] = Field(min_length=1)
+    quality: QualitySpec = QualitySpec()
+    imputation: ImputationSpec = ImputationSpec()
+    training: TrainingSpec
+    evaluation: EvaluationSpec = EvaluationSpec()
+    gates: tuple[GateSpec, ...] = ()
+    release: ReleaseSpec = ReleaseSpec()
+    monitoring: MonitoringSpec = MonitoringSpec()
+    response: ResponseSpec = ResponseSpec()
+
+    @property
+    def number_features(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features if not feature.is_category)
+
+    @property
+    def category_features(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features if feature.is_category)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    def feature(self, name: str) -> FeatureSpec:
+        return next(feature for feature in self.features if feature.name == name)
+
+    @field_validator("owner")
+    @classmethod
+    def _owner_is_reachable(cls, owner: str) -> str:
+        if not (owner.startswith("team:") or re.fullmatch(r"[^@\s]+@[^@\s]+", owner)):
+            raise ValueError(f"{owner!r} is neither an e-mail address nor 'team:<name>'")
+        return owner
+
+    @field_validator("features")
+    @classmethod
+    def _features_differ(cls, features: tuple[FeatureSpec, ...]) -> tuple[FeatureSpec, ...]:
+        names = [feature.name for feature in features]
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"duplicate feature {', '.join(map(repr, duplicates))}: each name may be declared once")
+        return features
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        roles = {"entity_key": self.entity_key, "event_time": self.event_time, "label.column": self.label.column}
+        if self.label.observed_at is not None:
+            roles["label.observed_at"] = self.label.observed_at
+        for role, column in roles.items():
+            if column in self.feature_names:
+                raise ValueError(f"features.{column}: the column is declared as {role} and cannot be a feature too")
+        if len(set(roles.values())) < len(roles):
+            raise ValueError(f"entity_key, event_time and label name the same column: {roles}")
+        for column in self.evaluation.slices:
+            if column not in self.feature_names:
+                raise ValueError(f"evaluation.slices: {column!r} is no feature: choose from {', '.join(self.feature_names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_fit_task(self) -> Self:
+        names = [gate.name for gate in self.gates]
+        for position, gate in enumerate(self.gates):
+            where = f"gates[{position}]"
+            if names.count(gate.name) > 1:
+                raise ValueError(f"{where}: {gate.name!r} is declared twice")
+            if isinstance(gate, LatencyGate):
+                continue
+            allowed = metrics_of(self.task)
+            if gate.metric not in allowed:
+                raise ValueError(f"{where}.metric: {gate.metric!r} does not fit {self.task}: choose from {', '.join(allowed)}")
+            if isinstance(gate, ChampionGate) and not METRICS[gate.metric].is_mean:
+                means = [name for name in allowed if METRICS[name].is_mean]
+                raise ValueError(f"{where}.metric: {gate.metric!r} is no mean over rows and cannot be paired: choose from {', '.join(means)}")
+            if isinstance(gate, LimitGate) and gate.per_slice and not self.evaluation.slices:
+                raise ValueError(f"{where}.per_slice: no evaluation.slices are declared")
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits_label(self) -> Self:
+        classes = self.label.classes
+        if classes is None:
+            return self
+        if self.task == "regression":
+            raise ValueError("label.classes: a regression has none")
+        if len(set(map(str, classes))) < len(classes) or len(classes) < 2:
+            raise ValueError(f"label.classes: {list(classes)} must be two or more different classes")
+        if self.task == "binary" and len(classes) != 2:
+            raise ValueError(f"label.classes: binary takes two classes, found {len(classes)}")
+        return self

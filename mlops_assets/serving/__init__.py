@@ -1,0 +1,1 @@
+"""What runs inside the Bento: core and stores, never Dagster."""

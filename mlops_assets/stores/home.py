@@ -1,0 +1,48 @@
+"""The folder that holds all local state, and where each store keeps its part in it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "MLOPS_HOME"
+DEFAULT = ".mlops"
+
+
+@dataclass(frozen=True)
+class Home:
+    """All local state under one folder, which can be deleted to start afresh."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """`$MLOPS_HOME`, or `.mlops` in the working directory."""
+        return cls(Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT).absolute())
+
+    @property
+    def bundles(self) -> Path:
+        return self.root / "bundles"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def workers(self) -> Path:
+        return self.root / "workers"
+
+    @property
+    def prediction_log(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def lake(self) -> Path:
+        return self.root / "lake"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def bentoml(self) -> Path:
+        return self.root / "bentoml"
