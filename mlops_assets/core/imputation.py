@@ -42,7 +42,9 @@ def make_plan(spec: ModelSpec, training_rows: pd.DataFrame) -> ImputationPlan:
     if training_rows.empty:
         raise ValueError(f"model {spec.name!r}: no training rows to plan the imputation from")
     rates = missing_rates(training_rows, spec.feature_names)
-    features = tuple(_plan_feature(spec, feature, training_rows[feature.name], rates[feature.name]) for feature in spec.features)
+    features = tuple(
+        _plan_feature(spec, feature, training_rows[feature.name], rates[feature.name]) for feature in spec.features
+    )
     plan = ImputationPlan(features, spec.imputation.neighbours)
     if not plan.kept:
         raise ValueError(
@@ -79,7 +81,9 @@ def _with_donors(spec: ModelSpec, plan: ImputationPlan, training_rows: pd.DataFr
     values = training_rows[list(columns)].to_numpy(np.float64)
     values = values[~np.isnan(values).all(axis=1)]
     if len(values) > spec.imputation.max_donors:
-        picked = np.random.default_rng(spec.training.seed).choice(len(values), spec.imputation.max_donors, replace=False)
+        picked = np.random.default_rng(spec.training.seed).choice(
+            len(values), spec.imputation.max_donors, replace=False
+        )
         values = values[np.sort(picked)]
     scales = np.nanstd(training_rows[list(columns)].to_numpy(np.float64), axis=0)
     scales[~(scales > 0)] = 1.0
@@ -125,7 +129,9 @@ class PlanImputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @staticmethod
     def _fit_donors(plan: ImputationPlan) -> KNNImputer:
         donors = np.array(plan.donors, dtype=np.float64).reshape(len(plan.donors), len(plan.donor_columns))
-        return KNNImputer(n_neighbors=plan.neighbours, keep_empty_features=True).fit(donors / np.array(plan.donor_scales))
+        return KNNImputer(n_neighbors=plan.neighbours, keep_empty_features=True).fit(
+            donors / np.array(plan.donor_scales)
+        )
 
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
         check_is_fitted(self, "knn_")

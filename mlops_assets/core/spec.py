@@ -31,7 +31,9 @@ def _read_duration(value: object) -> object:
         return value
     match = _DURATION.fullmatch(value.strip())
     if match is None:
-        raise ValueError(f"{value!r} is not a duration: write a number and one of s, min, h, d, w, such as '14d' or '36h'")
+        raise ValueError(
+            f"{value!r} is not a duration: write a number and one of s, min, h, d, w, such as '14d' or '36h'"
+        )
     return timedelta(seconds=float(match[1]) * _DURATION_UNITS[match[2]])
 
 
@@ -120,7 +122,9 @@ class SourceSpec(_Declaration):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.loader is None) == (self.table is None):
-            raise ValueError("declare exactly one of 'loader' (import path of a function) and 'table' (Parquet or CSV path)")
+            raise ValueError(
+                "declare exactly one of 'loader' (import path of a function) and 'table' (Parquet or CSV path)"
+            )
         if self.table is not None and self.arguments:
             raise ValueError("'arguments' go to a loader; a table takes none")
         return self
@@ -131,7 +135,9 @@ class LabelSpec(_Declaration):
 
     column: str
     delay: Duration
-    observed_at: str | None = Field(None, description="column that says when a label was known; else event time + delay")
+    observed_at: str | None = Field(
+        None, description="column that says when a label was known; else event time + delay"
+    )
     classes: tuple[str | int, ...] | None = Field(
         None, description="the classes in order, the positive one last; learnt from the data if left out"
     )
@@ -146,7 +152,9 @@ class FeatureSpec(_Declaration):
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
-    categories: tuple[str, ...] | None = Field(None, min_length=1, description="known levels; learnt in training if left out")
+    categories: tuple[str, ...] | None = Field(
+        None, min_length=1, description="known levels; learnt in training if left out"
+    )
     domain: Literal["open", "closed"] = Field("open", description="closed: offline, a row outside goes to quarantine")
     nullable: bool = True
     impute: NumberStrategy | CategoryStrategy | None = Field(None, description="overrides the model's strategy")
@@ -165,7 +173,13 @@ class FeatureSpec(_Declaration):
             raise ValueError(f"a {self.type} has no 'categories': give 'minimum' and 'maximum'")
         if self.categories is not None and len(set(self.categories)) < len(self.categories):
             raise ValueError(f"duplicate category in {list(self.categories)}")
-        if self.domain == "closed" and self.type != "boolean" and self.minimum is None and self.maximum is None and self.categories is None:
+        if (
+            self.domain == "closed"
+            and self.type != "boolean"
+            and self.minimum is None
+            and self.maximum is None
+            and self.categories is None
+        ):
             raise ValueError("a closed domain needs 'minimum', 'maximum' or 'categories'")
         allowed = ("most_frequent", "missing_category") if self.is_category else ("mean", "median", "knn")
         if self.impute is not None and self.impute not in allowed:
@@ -209,7 +223,9 @@ class StepSpec(_Declaration):
 class TrainingSpec(StepSpec):
     """What is fitted, on which rows."""
 
-    number_transformer: StepSpec | None = Field(None, description="applied to the numeric features; none passes them on")
+    number_transformer: StepSpec | None = Field(
+        None, description="applied to the numeric features; none passes them on"
+    )
     category_encoder: StepSpec | None = Field(None, description="applied to the categories; one-hot if left out")
     native_categories: bool = Field(
         False, description="hand the encoded categories to a HistGradientBoosting estimator as its own categories"
@@ -234,7 +250,9 @@ class EvaluationSpec(_Declaration):
 
     slices: tuple[str, ...] = Field((), description="features by whose values the metrics are given too")
     min_slice_rows: int = Field(200, ge=1)
-    decision_threshold: float = Field(0.5, gt=0, lt=1, description="binary: probability from which the positive class is answered")
+    decision_threshold: float = Field(
+        0.5, gt=0, lt=1, description="binary: probability from which the positive class is answered"
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1)
     bootstrap_resamples: int = Field(500, ge=50, le=20_000)
 
@@ -390,7 +408,9 @@ class ModelSpec(_Declaration):
             raise ValueError(f"entity_key, event_time and label name the same column: {roles}")
         for column in self.evaluation.slices:
             if column not in self.feature_names:
-                raise ValueError(f"evaluation.slices: {column!r} is no feature: choose from {', '.join(self.feature_names)}")
+                raise ValueError(
+                    f"evaluation.slices: {column!r} is no feature: choose from {', '.join(self.feature_names)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -404,10 +424,14 @@ class ModelSpec(_Declaration):
                 continue
             allowed = metrics_of(self.task)
             if gate.metric not in allowed:
-                raise ValueError(f"{where}.metric: {gate.metric!r} does not fit {self.task}: choose from {', '.join(allowed)}")
+                raise ValueError(
+                    f"{where}.metric: {gate.metric!r} does not fit {self.task}: choose from {', '.join(allowed)}"
+                )
             if isinstance(gate, ChampionGate) and not METRICS[gate.metric].is_mean:
                 means = [name for name in allowed if METRICS[name].is_mean]
-                raise ValueError(f"{where}.metric: {gate.metric!r} is no mean over rows and cannot be paired: choose from {', '.join(means)}")
+                raise ValueError(
+                    f"{where}.metric: {gate.metric!r} is no mean over rows and cannot be paired: choose from {', '.join(means)}"
+                )
             if isinstance(gate, LimitGate) and gate.per_slice and not self.evaluation.slices:
                 raise ValueError(f"{where}.per_slice: no evaluation.slices are declared")
         return self

@@ -48,7 +48,10 @@ def split_training_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -
     window = labelled[labelled[spec.event_time] >= start]
     earlier = window[spec.event_time] < split
     rows = TrainingRows(window[earlier], window[~earlier], start, split, as_of)
-    for part, part_rows, since, until in (("training", rows.fit, start, split), ("held-out", rows.holdout, split, as_of)):
+    for part, part_rows, since, until in (
+        ("training", rows.fit, start, split),
+        ("held-out", rows.holdout, split, as_of),
+    ):
         if part_rows.empty:
             raise ValueError(
                 f"model {spec.name!r}: no labelled {part} row between {since.isoformat()} and {until.isoformat()} (as_of "
@@ -133,7 +136,9 @@ def find_classes(spec: ModelSpec, labels: pd.Series) -> tuple[str | int, ...]:
             )
         return spec.label.classes
     if spec.task == "binary" and len(found) != 2:
-        raise ValueError(f"model {spec.name!r}: binary label {spec.label.column!r} has {len(found)} values in training: {list(found)[:10]}")
+        raise ValueError(
+            f"model {spec.name!r}: binary label {spec.label.column!r} has {len(found)} values in training: {list(found)[:10]}"
+        )
     return found
 
 

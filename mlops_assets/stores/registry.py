@@ -1,0 +1,170 @@
+"""MLflow: runs, registered versions of scikit-learn pipelines (skops format), aliases and their history.
+
+An alias moves and MLflow forgets where it was, so each move is also written down as a tag of the version it moved to.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import msgspec
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from sklearn.pipeline import Pipeline
+
+_ALIASED = "aliased."
+
+
+class AliasMove(msgspec.Struct, frozen=True):
+    """`alias` came to point at `version`, and why."""
+
+    alias: str
+    version: int
+    at: datetime
+    reason: str
+
+
+class VersionFacts(msgspec.Struct, frozen=True):
+    """A registered version with its run and tags."""
+
+    version: int
+    run_id: str
+    created_at_ms: int
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Tracking and registry behind one URI (`sqlite:///...` or a server); artifacts go below `artifacts`."""
+
+    tracking_uri: str
+    artifacts: str
+
+    @classmethod
+    def local(cls, folder: Path) -> "Registry":
+        """The default: an SQLite file and a folder, nothing to start."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri())
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    def use(self) -> None:
+        """Point MLflow's module-level functions here, and keep it from reporting usage."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment, made with our artifact location if it is not there."""
+        existing = self.client.get_experiment_by_name(name)
+        if existing is not None:
+            return str(existing.experiment_id)
+        try:
+            return str(self.client.create_experiment(name, artifact_location=f"{self.artifacts}/{name}"))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(self.client.get_experiment_by_name(name).experiment_id)
+
+    @contextmanager
+    def active(self, run_id: str) -> Iterator[None]:
+        """Make `run_id` the active run, as MLflow's fluent functions want it, without touching its status."""
+        current = mlflow.active_run()
+        if current is not None and current.info.run_id == run_id:
+            yield
+            return
+        status = self.client.get_run(run_id).info.status
+        mlflow.start_run(run_id=run_id, nested=True)
+        try:
+            yield
+        finally:
+            mlflow.end_run(status=status)
+
+    def register(
+        self, model: str, run_id: str, name: str, pipeline: Pipeline, trusted: tuple[str, ...], tags: dict[str, str]
+    ) -> int:
+        """Log a fitted pipeline to the run and register it as the model's next version, which is returned."""
+        self.use()
+        with self.active(run_id):
+            logged = mlflow.sklearn.log_model(
+                pipeline,
+                name=name,
+                serialization_format="skops",
+                skops_trusted_types=list(trusted),
+                pip_requirements=["mlops-assets"],
+            )
+        client = self.client
+        try:
+            client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = client.create_model_version(model, source=logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=tags)
+        return int(version.version)
+
+    def load(self, model: str, version: int) -> Pipeline:
+        """The scikit-learn pipeline of a registered version."""
+        self.use()
+        return mlflow.sklearn.load_model(f"models:/{model}/{version}")
+
+    def version(self, model: str, version: int) -> VersionFacts:
+        return _facts(self.client.get_model_version(model, str(version)))
+
+    def versions(self, model: str) -> tuple[VersionFacts, ...]:
+        """All registered versions, oldest first; none when the model was never registered."""
+        found = self.client.search_model_versions(f"name = '{model}'")
+        return tuple(sorted((_facts(version) for version in found), key=lambda facts: facts.version))
+
+    def tag(self, model: str, version: int, key: str, value: str) -> None:
+        self.client.set_model_version_tag(model, str(version), key, value)
+
+    def move_alias(self, model: str, move: AliasMove) -> None:
+        """Point an alias at a version and write the move down. The same move twice is one move."""
+        if self.aliased(model, move.alias) == move.version:
+            return
+        moves = [*self._moves(self.version(model, move.version), move.alias), move]
+        self.tag(model, move.version, _ALIASED + move.alias, msgspec.json.encode(moves).decode())
+        self.client.set_registered_model_alias(model, move.alias, str(move.version))
+
+    def aliased(self, model: str, alias: str) -> int | None:
+        """The version that an alias points at, None where it points nowhere."""
+        try:
+            return int(self.client.get_model_version_by_alias(model, alias).version)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+
+    def alias_history(self, model: str, alias: str) -> tuple[AliasMove, ...]:
+        """Every move of an alias, oldest first."""
+        moves = [move for facts in self.versions(model) for move in self._moves(facts, alias)]
+        return tuple(sorted(moves, key=lambda move: move.at))
+
+    @staticmethod
+    def _moves(facts: VersionFacts, alias: str) -> list[AliasMove]:
+        return msgspec.json.decode(facts.tags.get(_ALIASED + alias, "[]"), type=list[AliasMove])
+
+    def log_text(self, run_id: str, text: str, file: str) -> None:
+        self.client.log_text(run_id, text, file)
+
+    def log_folder(self, run_id: str, folder: Path, to: str) -> None:
+        self.client.log_artifacts(run_id, str(folder), to)
+
+    def log_metrics(self, run_id: str, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.client.log_metric(run_id, name, value)
+
+    def run_parameters(self, run_id: str) -> dict[str, Any]:
+        return dict(self.client.get_run(run_id).data.params)
+
+
+def _facts(version: ModelVersion) -> VersionFacts:
+    return VersionFacts(int(version.version), str(version.run_id), int(version.creation_timestamp), dict(version.tags or {}))
