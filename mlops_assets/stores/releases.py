@@ -89,14 +89,14 @@ class ReleaseStore:
             write_whole(folder / _POINTER, msgspec.json.encode(_Pointer(plan.release, _sha256(encoded))))
 
     def stamp(self) -> object:
-        """A token that differs whenever the current release of any model does. It costs some 15 µs a model; no plan is read."""
+        """A token that differs whenever the current release of any model does; some 20 µs a model, no plan is read."""
         return self._pointers()
 
     def _pointers(self) -> dict[str, bytes]:
         if not self.root.is_dir():
             return {}
-        paths = ((model, self.root / model / _POINTER) for model in os.listdir(self.root))
-        return {model: path.read_bytes() for model, path in paths if path.exists()}
+        pointers = {model: _content(f"{self.root}/{model}/{_POINTER}") for model in os.listdir(self.root)}
+        return {model: pointer for model, pointer in pointers.items() if pointer is not None}
 
     def _pointer(self, model: str) -> "_Pointer | None":
         path = self._folder(model) / _POINTER
@@ -152,6 +152,17 @@ def _encode(plan: ReleasePlan) -> bytes:
     if not faithful:
         raise ValueError(f"{plan.model}: release {plan.release} would read back differently: use finite numbers only")
     return encoded
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
 
 
 def _sha256(content: bytes) -> str:
