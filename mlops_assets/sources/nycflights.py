@@ -253,7 +253,7 @@ def _weather(origin: pd.Series, departure: pd.Series, weather: pd.DataFrame) -> 
 def _known_delays(flights: pd.DataFrame, departure: pd.Series) -> dict[str, pd.Series]:
     """Mean departure delays, in minutes, known `NOTICE_MINUTES` before scheduled departure."""
     epoch = pd.Timestamp(0, tz="UTC")
-    scheduled: Floats = ((departure - epoch).dt.total_seconds() / 60).to_numpy(np.float64)
+    scheduled = np.asarray((departure - epoch).dt.total_seconds() / 60, dtype=np.float64)
     delay = _usable(flights["dep_delay"]).to_numpy(np.float64, copy=True)
     # To leave the notice or more ahead of schedule is a fault in the file, and would let a flight look into the future.
     delay[delay <= -NOTICE_MINUTES] = np.nan

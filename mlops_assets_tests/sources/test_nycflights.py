@@ -149,6 +149,17 @@ def test_a_delay_counts_when_the_aircraft_has_left_and_not_before() -> None:
     assert frame["origin_delay_24h"].iloc[-1] == 150.0
 
 
+def test_a_departure_hours_ahead_of_schedule_is_not_looked_at_from_the_past() -> None:
+    frame = flights_as_known(
+        _tables(
+            _flight(flight="1", sched_dep_time=600, dep_delay=60),
+            _flight(flight="2", sched_dep_time=900),
+            _flight(flight="3", sched_dep_time=1000, dep_delay=-200),  # a fault: it "leaves" at 6:40
+        )
+    )
+    assert frame["origin_delay_3h"].iloc[1] == 60.0
+
+
 def test_aircraft_age_and_seats_are_missing_for_an_unknown_aircraft() -> None:
     frame = flights_as_known(_tables(_flight(flight="1", tailnum="N1"), _flight(flight="2", tailnum="N9")))
     np.testing.assert_array_equal(frame["aircraft_age"], [9.0, np.nan])
