@@ -91,6 +91,16 @@ def _with_donors(spec: ModelSpec, plan: ImputationPlan, training_rows: pd.DataFr
     return msgspec.structs.replace(plan, donor_columns=columns, donor_scales=tuple(map(float, scales)), donors=donors)
 
 
+def encode_plan(plan: ImputationPlan) -> str:
+    """The plan as JSON."""
+    return msgspec.json.encode(plan).decode()
+
+
+def decode_plan(text: str) -> ImputationPlan:
+    """The plan that `encode_plan` wrote."""
+    return msgspec.json.decode(text, type=ImputationPlan)
+
+
 class PlanImputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Fill missing values as an `ImputationPlan` says; drop the features it drops.
 
@@ -112,11 +122,11 @@ class PlanImputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def from_plan(cls, plan: ImputationPlan, spec: ModelSpec) -> Self:
-        return cls(msgspec.json.encode(plan).decode(), list(spec.category_features))
+        return cls(encode_plan(plan), list(spec.category_features))
 
     @property
     def plan(self) -> ImputationPlan:
-        return msgspec.json.decode(self.plan_json, type=ImputationPlan)
+        return decode_plan(self.plan_json)
 
     def fit(self, frame: pd.DataFrame, y: object = None) -> Self:
         """Prepare the KNN donors; nothing is learnt from `frame`."""

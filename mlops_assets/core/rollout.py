@@ -51,3 +51,48 @@ class ReleasePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decided_by: str
     decided_at: datetime
     as_of: datetime
+
+
+def promotion(
+    current: ReleasePlan | None,
+    *,
+    model: str,
+    champion: Release,
+    fallback_value: float | str | int | None,
+    rollout: str,
+    salt: str,
+    reason: str,
+    decided_by: str,
+    decided_at: datetime,
+    as_of: datetime,
+) -> ReleasePlan:
+    """The plan that puts a version into full service at once; the former champion is remembered as the last good one.
+
+    Raises
+    ------
+    ValueError
+        When the version was withdrawn: it never returns.
+    """
+    withdrawn = () if current is None else current.withdrawn
+    if champion.version in withdrawn:
+        raise ValueError(
+            f"model {model!r}: version {champion.version} was withdrawn and never returns; train a new one"
+        )
+    previous = 0 if current is None else current.release
+    return ReleasePlan(
+        model=model,
+        release=previous + 1,
+        previous=previous,
+        rollout=rollout,
+        salt=salt,
+        champion=champion,
+        challenger=None,
+        standby=None,
+        last_good=None if current is None else current.champion,
+        fallback_value=fallback_value,
+        withdrawn=withdrawn,
+        reason=reason,
+        decided_by=decided_by,
+        decided_at=decided_at,
+        as_of=as_of,
+    )

@@ -140,7 +140,7 @@ def _coerce(spec: ModelSpec, name: str, column: pd.Series) -> _Typed:
     present = column.notna()
     match kind:
         case "time":
-            values, expected = _times(column), "a time with its zone"
+            values, expected = read_times(column), "a time with its zone"
         case "category":
             text = column.map(lambda value: value if isinstance(value, str) else None).astype(object)
             values, expected = text.where(text.notna(), None), "text"
@@ -173,7 +173,8 @@ def _kind(spec: ModelSpec, name: str) -> str:
     return spec.feature(name).type
 
 
-def _times(column: pd.Series) -> pd.Series:
+def read_times(column: pd.Series) -> pd.Series:
+    """Times with their zone as datetime64[us, UTC]; NaT where a value is no time or names no zone."""
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         return column.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
     if pd.api.types.is_datetime64_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):

@@ -11,6 +11,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
+from mlops_assets.core.history import AS_OF
 from mlops_assets.core.imputation import PlanImputer
 from mlops_assets.core.manifest import ImputationPlan
 from mlops_assets.core.spec import ModelSpec, StepSpec, format_duration, import_object
@@ -29,6 +30,11 @@ class TrainingRows:
     @property
     def whole(self) -> pd.DataFrame:
         return pd.concat([self.fit, self.holdout])
+
+
+def training_as_of(frame: pd.DataFrame) -> datetime:
+    """The `as_of` that a frame was read with, which its `attrs` carry from asset to asset."""
+    return datetime.fromisoformat(frame.attrs[AS_OF])
 
 
 def split_training_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -> TrainingRows:

@@ -1,0 +1,99 @@
+"""`deployed_bento`: acts on the verdict. A Bento and a new release plan, proven to answer, or a refusal that everybody sees."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pandas as pd
+
+from mlops_assets.assets.frames import validated_type
+from mlops_assets.core.evaluation import Evaluation
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.release import Released, ReleaseRefused, deploy, final_fit, require_verdict
+from mlops_assets.operations.smoke import SmokeTest, smoke_test
+from mlops_assets.operations.supervise import wait_until_live
+from mlops_assets.operations.train import Candidate, Fitted
+from mlops_assets.resources import StoresResource, TrackingResource
+
+
+def deployed_bento_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+    """The asset that releases a candidate whose gates have passed."""
+    key = dg.AssetKey([spec.name, "deployed_bento"])
+
+    @dg.asset(
+        key=key,
+        group_name=spec.name,
+        owners=[spec.owner],
+        description="The Bento and the release plan that put the judged model into service.",
+        ins={
+            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=validated_type(spec)),
+            "trained_model": dg.AssetIn([spec.name, "trained_model"]),
+            "evaluation": dg.AssetIn([spec.name, "evaluation"]),
+        },
+        kinds={"bentoml"},
+        output_required=False,
+        automation_condition=None,
+        check_specs=[
+            dg.AssetCheckSpec("verdict", asset=key, blocking=True, description="The candidate passed all of its gates."),
+            dg.AssetCheckSpec("final_fit_compiled", asset=key, description="The served fit equals scikit-learn, compiled."),
+            dg.AssetCheckSpec("smoke_test", asset=key, description="What is in service answers its golden rows exactly."),
+        ],
+    )
+    def deployed_bento(
+        context: dg.AssetExecutionContext,
+        stores: StoresResource,
+        tracking: TrackingResource,
+        validated_features: pd.DataFrame,
+        trained_model: Candidate,
+        evaluation: Evaluation,
+    ) -> Iterator[dg.Output[str] | dg.AssetCheckResult]:
+        opened = stores.open()
+        try:
+            require_verdict(trained_model, evaluation)
+            final = final_fit(spec, opened, validated_features, trained_model)
+        except ReleaseRefused as refusal:
+            yield dg.AssetCheckResult(asset_key=key, check_name="verdict", passed=False, description=str(refusal))
+            raise dg.Failure(f"{refusal}; the champion stays", allow_retries=False) from refusal
+        tracking.run(context, spec.name)
+        timeout_s = spec.release.confirm_timeout.total_seconds()
+        released = deploy(
+            spec,
+            opened,
+            trained_model,
+            evaluation,
+            final,
+            decided_by=f"run:{context.run_id}",
+            wait_until_live=lambda model, release: wait_until_live(opened.home, model, release, timeout_s),
+        )
+        smoke = smoke_test(opened, released.plan)
+        yield dg.Output(released.bento, metadata=_metadata(released, smoke))
+        yield dg.AssetCheckResult(asset_key=key, check_name="verdict", passed=True, description=released.plan.reason)
+        yield _compiled(key, final[0])
+        yield dg.AssetCheckResult(asset_key=key, check_name="smoke_test", passed=smoke.passed, description=smoke.why)
+
+    return deployed_bento
+
+
+def _metadata(released: Released, smoke: SmokeTest) -> dict[str, dg.MetadataValue]:
+    plan = released.plan
+    return {
+        "release": dg.MetadataValue.int(plan.release),
+        "new_release": dg.MetadataValue.bool(released.is_new),
+        "version": dg.MetadataValue.int(plan.champion.version),
+        "bundle": dg.MetadataValue.text(plan.champion.bundle),
+        "bento": dg.MetadataValue.text(released.bento),
+        "workers": dg.MetadataValue.int(released.workers),
+        "smoke_test": dg.MetadataValue.text(smoke.why),
+        "reason": dg.MetadataValue.text(plan.reason),
+        "trained_until": dg.MetadataValue.timestamp(released.manifest.training_end),
+        "training_rows": dg.MetadataValue.int(released.manifest.training_rows),
+    }
+
+
+def _compiled(key: dg.AssetKey, fitted: Fitted) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name="final_fit_compiled",
+        passed=fitted.uncompiled is None,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"served by scikit-learn: {fitted.uncompiled}" if fitted.uncompiled else f"equal to scikit-learn: {fitted.parity}",
+    )

@@ -1,0 +1,116 @@
+"""`evaluation`: the candidate on the held-out rows, and one blocking check for every declared gate."""
+
+import dagster as dg
+import pandas as pd
+
+from mlops_assets.assets.frames import records_table, validated_type
+from mlops_assets.assets.pictures import as_markdown, evaluation_figures, png
+from mlops_assets.core.evaluation import Evaluation, GateResult
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.evaluate import Judgement, evaluate
+from mlops_assets.operations.train import Candidate
+from mlops_assets.resources import StoresResource, TrackedRun, TrackingResource
+
+
+def evaluation_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+    """The asset that judges the candidate."""
+    key = dg.AssetKey([spec.name, "evaluation"])
+
+    @dg.asset(
+        key=key,
+        group_name=spec.name,
+        owners=[spec.owner],
+        description="The candidate on the held-out rows: metrics, slices, the champion on the same rows, and the gates.",
+        ins={
+            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=validated_type(spec)),
+            "trained_model": dg.AssetIn([spec.name, "trained_model"]),
+        },
+        kinds={"scikitlearn"},
+        check_specs=[
+            dg.AssetCheckSpec(gate.name, asset=key, blocking=True, description=f"Gate: {gate.model_dump_json(exclude_none=True)}")
+            for gate in spec.gates
+        ],
+    )
+    def evaluation(
+        context: dg.AssetExecutionContext,
+        stores: StoresResource,
+        tracking: TrackingResource,
+        validated_features: pd.DataFrame,
+        trained_model: Candidate,
+    ) -> dg.MaterializeResult[Evaluation]:
+        run = tracking.run(context, spec.name)
+        judgement = evaluate(spec, stores.open(), validated_features, trained_model)
+        pictures = {
+            name: png(figure)
+            for name, figure in evaluation_figures(spec, judgement.judged, judgement.evaluation, trained_model.classes).items()
+        }
+        _track(run, judgement, pictures)
+        return dg.MaterializeResult(
+            value=judgement.evaluation,
+            metadata=_metadata(judgement.evaluation, pictures),
+            check_results=[_gate_check(gate) for gate in judgement.evaluation.gates],
+        )
+
+    return evaluation
+
+
+def _track(run: TrackedRun, judgement: Judgement, pictures: dict[str, bytes]) -> None:
+    evaluation = judgement.evaluation
+    values = {name: interval.value for name, interval in evaluation.metrics.items()}
+    run.mlflow.log_metrics({**values, "latency_ms": evaluation.latency_ms, "gates_failed": sum(not one.passed for one in evaluation.gates)})
+    run.mlflow.log_dict({"slices": [(one.feature, one.level, one.rows, one.metrics) for one in evaluation.slices]}, "slices.json")
+    for name, picture in pictures.items():
+        run.mlflow.log_image(_image(picture), f"{name}.png")
+
+
+def _image(picture: bytes) -> object:
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(picture))
+
+
+def _metadata(evaluation: Evaluation, pictures: dict[str, bytes]) -> dict[str, dg.MetadataValue]:
+    metrics = pd.DataFrame(
+        [(name, one.value, one.low, one.high, evaluation.baseline[name]) for name, one in evaluation.metrics.items()],
+        columns=["metric", "value", "low", "high", "trivial_model"],
+    )
+    gates = pd.DataFrame(
+        [("passed" if one.passed else "FAILED", one.gate, one.value, one.limit, one.margin, one.why) for one in evaluation.gates],
+        columns=["verdict", "gate", "value", "limit", "margin", "why"],
+    )
+    metadata: dict[str, dg.MetadataValue] = {
+        "verdict": dg.MetadataValue.text("passed" if evaluation.passed else "refused"),
+        "rows": dg.MetadataValue.int(evaluation.rows),
+        "latency_ms": dg.MetadataValue.float(evaluation.latency_ms),
+        "compared_with": dg.MetadataValue.text(evaluation.compared_with),
+        "gates": records_table(gates),
+        "metrics": records_table(metrics),
+        **{name: dg.MetadataValue.float(one.value) for name, one in list(evaluation.metrics.items())[:6]},
+        **{name: as_markdown(name, picture) for name, picture in pictures.items()},
+    }
+    if evaluation.comparisons:
+        metadata["against_champion"] = records_table(
+            pd.DataFrame(
+                [
+                    (one.metric, one.rows, one.champion, one.candidate, one.loss.value, one.loss.low, one.loss.high)
+                    for one in evaluation.comparisons
+                ],
+                columns=["metric", "rows", "champion", "candidate", "worse_by", "low", "high"],
+            )
+        )
+    if evaluation.slices:
+        slices = [{"feature": one.feature, "level": one.level, "rows": one.rows, **one.metrics} for one in evaluation.slices]
+        metadata["slices"] = records_table(pd.DataFrame(slices))
+    return metadata
+
+
+def _gate_check(gate: GateResult) -> dg.AssetCheckResult:
+    numbers = {"value": gate.value, "limit": gate.limit, "margin": gate.margin}
+    return dg.AssetCheckResult(
+        check_name=gate.gate,
+        passed=gate.passed,
+        description=gate.why,
+        metadata={name: dg.MetadataValue.float(value) for name, value in numbers.items() if value is not None},
+    )

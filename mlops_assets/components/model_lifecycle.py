@@ -1,0 +1,59 @@
+"""`ModelLifecycle`: one YAML file becomes all the definitions of one model. It assembles, and holds no logic."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import dagster as dg
+from pydantic import BaseModel
+
+from mlops_assets.assets.deployed_bento import deployed_bento_asset
+from mlops_assets.assets.evaluation import evaluation_asset
+from mlops_assets.assets.imputed_features import imputed_features_asset
+from mlops_assets.assets.raw_data import raw_data_asset
+from mlops_assets.assets.trained_model import trained_model_asset
+from mlops_assets.assets.validated_features import validated_features_asset
+from mlops_assets.core.spec import ModelSpec
+
+MODEL_TAG = "mlops_assets/model"
+MAX_RUNTIME_S = 3600
+
+
+@dataclass
+class ModelLifecycle(dg.Component):
+    """A declared model: raw data, validated and imputed features, trained model, evaluation and deployed Bento, with their checks."""
+
+    spec: ModelSpec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return ModelSpec
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Take the validated attributes, with templates such as `{{ env.NAME }}` in text values filled in."""
+        assert isinstance(attributes, ModelSpec)
+        filled = context.resolution_context.resolve_value(attributes.model_dump(mode="json", exclude_unset=True))
+        return cls(ModelSpec.model_validate(filled))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        return lifecycle_definitions(self.spec)
+
+
+def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
+    """The assets, checks and job of one model, without resources."""
+    assets = [
+        raw_data_asset(spec),
+        validated_features_asset(spec),
+        imputed_features_asset(spec),
+        trained_model_asset(spec),
+        evaluation_asset(spec),
+        deployed_bento_asset(spec),
+    ]
+    job = dg.define_asset_job(
+        f"{spec.name}_lifecycle",
+        selection=dg.AssetSelection.assets(*assets),
+        description=f"From raw data to the deployed Bento of `{spec.name}`, with every gate inside.",
+        tags={MODEL_TAG: spec.name, "dagster/max_runtime": str(MAX_RUNTIME_S)},
+        executor_def=dg.in_process_executor,
+    )
+    return dg.Definitions(assets=assets, jobs=[job])

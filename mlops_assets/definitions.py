@@ -1,0 +1,19 @@
+"""The code location: loads `defs/` and binds the resources."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mlops_assets.resources import make_resources
+
+
+def build_definitions(resources: dict[str, Any]) -> dg.Definitions:
+    """Everything that is declared below `defs/`, with the resources given."""
+    declared = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    return dg.Definitions.merge(declared, dg.Definitions(resources=resources, executor=dg.in_process_executor))
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return build_definitions(make_resources())

@@ -1,0 +1,230 @@
+"""Putting a judged candidate into service: refit, bundle, Bento, release plan, and the proof that it answers.
+
+Each step can be repeated; a stop between any two of them leaves the old release in service, and the next run finishes the work.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import pandas as pd
+import uuid_utils
+
+from mlops_assets.core.contract import raw_rows
+from mlops_assets.core.evaluation import Evaluation
+from mlops_assets.core.imputation import make_plan
+from mlops_assets.core.manifest import Manifest
+from mlops_assets.core.metrics import METRICS
+from mlops_assets.core.rollout import Release, ReleasePlan, promotion
+from mlops_assets.core.scorer import GoldenRows
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
+from mlops_assets.operations.bento import build_bento
+from mlops_assets.operations.provenance import libraries
+from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.train import Candidate, Fitted, fit
+from mlops_assets.stores.registry import AliasMove
+
+GOLDEN_ROWS = 50
+SANITY_TOLERANCE = 0.05
+
+
+class ReleaseRefused(RuntimeError):
+    """The candidate may not be released; the champion stays. The message says why."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a deployment did: the plan now in force, and whether it is a new one."""
+
+    plan: ReleasePlan
+    manifest: Manifest
+    is_new: bool
+    bento: str
+    workers: int
+
+
+def require_verdict(candidate: Candidate, evaluation: Evaluation) -> None:
+    """Refuse a candidate that was not judged, or did not pass.
+
+    Raises
+    ------
+    ReleaseRefused
+        With the gates that failed.
+    """
+    if evaluation.version != candidate.version:
+        raise ReleaseRefused(
+            f"model {candidate.model!r}: the evaluation judges version {evaluation.version}, the candidate is version "
+            f"{candidate.version}; materialise the evaluation of this candidate"
+        )
+    failed = [f"{gate.gate} (value {gate.value}, limit {gate.limit})" for gate in evaluation.gates if not gate.passed]
+    if failed:
+        raise ReleaseRefused(
+            f"model {candidate.model!r} version {candidate.version} failed its gates: {'; '.join(failed)}"
+        )
+
+
+def final_fit(
+    spec: ModelSpec, stores: Stores, frame: pd.DataFrame, candidate: Candidate
+) -> tuple[Fitted, TrainingRows]:
+    """The model to be served: fitted again on the whole window, or as it was judged where the declaration says no refit.
+
+    Raises
+    ------
+    ReleaseRefused
+        When the refit gives non-finite answers or is clearly worse than the judged fit on rows it has now been trained on.
+    """
+    rows = split_training_rows(spec, frame, candidate.as_of)
+    if not spec.training.refit:
+        return fit(spec, rows.fit, candidate.plan, candidate.classes, rows.holdout), rows
+    fitted = fit(spec, rows.whole, make_plan(spec, rows.whole), candidate.classes, rows.holdout)
+    _require_sane(spec, stores, rows, candidate, fitted)
+    return fitted, rows
+
+
+def _require_sane(spec: ModelSpec, stores: Stores, rows: TrainingRows, candidate: Candidate, fitted: Fitted) -> None:
+    features = rows.holdout[list(spec.feature_names)]
+    output = predict(fitted.pipeline, features)
+    if not np.isfinite(output).all():
+        raise ReleaseRefused(
+            f"model {spec.name!r}: the refit answers {np.count_nonzero(~np.isfinite(output))} values that are no numbers"
+        )
+    truth = encode_label(spec, rows.holdout[spec.label.column], candidate.classes)
+    metric = METRICS["mae" if spec.task == "regression" else "log_loss"]
+    threshold = spec.evaluation.decision_threshold
+    judged = metric.score(truth, predict(stores.registry.load(spec.name, candidate.version), features), threshold)
+    refitted = metric.score(truth, output, threshold)
+    if refitted > judged * (1 + SANITY_TOLERANCE):
+        raise ReleaseRefused(
+            f"model {spec.name!r}: the refit's {metric.name} on the held-out rows is {refitted:.5g}, worse than the {judged:.5g} of "
+            "the fit that had not seen them; look for labels that contradict each other at the end of the window"
+        )
+
+
+def deploy(
+    spec: ModelSpec,
+    stores: Stores,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    final: tuple[Fitted, TrainingRows],
+    decided_by: str,
+    wait_until_live: Callable[[str, int], int],
+) -> Released:
+    """Release what `final_fit` made of a candidate that passed, unless the champion already is that very model.
+
+    Parameters
+    ----------
+    wait_until_live
+        Waits until every worker of a running service has the release of the model; returns how many there are.
+    """
+    require_verdict(candidate, evaluation)
+    fitted, rows = final
+    current = stores.releases.current(spec.name)
+    champion = None if current is None else stores.bundles.get(current.champion.bundle).manifest
+    files = _bundle_files(spec, fitted, rows)
+    if current is not None and champion is not None and _same_answers(champion, files, fitted):
+        released = Released(
+            current, champion, False, build_bento(stores.home), wait_until_live(spec.name, current.release)
+        )
+    else:
+        version = _registered_version(spec, stores, candidate, fitted)
+        manifest = _manifest(spec, candidate, evaluation, fitted, rows, version)
+        bundle = stores.bundles.put(manifest, files)
+        _log_bundle(stores, candidate, bundle)
+        stores.registry.tag(spec.name, version, "bundle", bundle)
+        plan = promotion(
+            current,
+            model=spec.name,
+            champion=Release(version, bundle),
+            fallback_value=manifest.fallback_value,
+            rollout=f"r-{uuid_utils.uuid7()}",
+            salt=secrets.token_hex(8),
+            reason=f"passed {len(evaluation.gates)} gates; {evaluation.compared_with}",
+            decided_by=decided_by,
+            decided_at=datetime.now(UTC),
+            as_of=candidate.as_of,
+        )
+        stores.releases.publish(plan)
+        manifest = stores.bundles.get(bundle).manifest
+        released = Released(plan, manifest, True, build_bento(stores.home), wait_until_live(spec.name, plan.release))
+    move = AliasMove("champion", released.plan.champion.version, released.plan.decided_at, released.plan.reason)
+    stores.registry.move_alias(spec.name, move)
+    return released
+
+
+def _registered_version(spec: ModelSpec, stores: Stores, candidate: Candidate, fitted: Fitted) -> int:
+    if not spec.training.refit:
+        return candidate.version
+    tags = {"fit": "refit", "gated_version": str(candidate.version), "as_of": candidate.as_of.isoformat()}
+    return stores.registry.register(spec.name, candidate.mlflow_run, "refit", fitted.pipeline, fitted.trusted, tags)
+
+
+def _bundle_files(spec: ModelSpec, fitted: Fitted, rows: TrainingRows) -> dict[str, bytes]:
+    newest = rows.whole.tail(GOLDEN_ROWS)
+    raw = raw_rows(fitted.contract, newest)
+    if fitted.scorer is None:
+        output = predict(fitted.pipeline, newest[list(spec.feature_names)])
+        return {"pipeline.skops": fitted.skops, "golden.json": msgspec.json.encode(GoldenRows.of(raw, output))}
+    npz, layout = fitted.scorer.to_files()
+    golden = GoldenRows.of(raw, fitted.scorer.score_rows(raw))
+    return {"scorer.npz": npz, "scorer.json": layout, "golden.json": msgspec.json.encode(golden)}
+
+
+def _same_answers(champion: Manifest, files: dict[str, bytes], fitted: Fitted) -> bool:
+    """Is the champion the same scorer under the same contract? Then a new release would change nothing."""
+    if champion.features != fitted.contract or champion.imputation != fitted.plan:
+        return False
+    names = ("golden.json",) if fitted.scorer is None else ("scorer.npz", "scorer.json", "golden.json")
+    return all(champion.files.get(name) == f"sha256:{hashlib.sha256(files[name]).hexdigest()}" for name in names)
+
+
+def _manifest(
+    spec: ModelSpec, candidate: Candidate, evaluation: Evaluation, fitted: Fitted, rows: TrainingRows, version: int
+) -> Manifest:
+    trained = rows.whole if spec.training.refit else rows.fit
+    return Manifest(
+        model=spec.name,
+        version=version,
+        task=spec.task,
+        features=fitted.contract,
+        label=spec.label.column,
+        classes=fitted.classes,
+        threshold=spec.evaluation.decision_threshold,
+        imputation=fitted.plan,
+        entity_key=spec.entity_key,
+        event_time=spec.event_time,
+        as_of=candidate.as_of,
+        training_start=rows.start,
+        training_end=rows.end if spec.training.refit else rows.split,
+        training_rows=len(trained),
+        data_hash=candidate.data_hash,
+        code_version=candidate.code_version,
+        libraries=libraries(),
+        metrics={name: interval.value for name, interval in evaluation.metrics.items()},
+        mlflow_run=candidate.mlflow_run,
+        dagster_run=candidate.dagster_run,
+        fallback_value=_fallback_value(spec, fitted, trained),
+        uncompiled=fitted.uncompiled,
+        trusted_types=fitted.trusted,
+        files={},
+    )
+
+
+def _fallback_value(spec: ModelSpec, fitted: Fitted, trained: pd.DataFrame) -> float | str | int | None:
+    """What to answer when no model can: the base rate, the most frequent class, the median."""
+    truth = encode_label(spec, trained[spec.label.column], fitted.classes)
+    if spec.task == "regression":
+        return float(np.median(truth))
+    if spec.task == "binary":
+        return float(truth.mean())
+    return fitted.classes[int(np.bincount(truth.astype(np.int64)).argmax())]
+
+
+def _log_bundle(stores: Stores, candidate: Candidate, bundle: str) -> None:
+    stores.registry.log_folder(
+        candidate.mlflow_run, stores.bundles.path(bundle), f"bundles/{bundle.removeprefix('sha256:')}"
+    )
