@@ -3,6 +3,7 @@
 The plan is data (`core/manifest.py`); whoever holds it fills the same holes with the same values, in training and in service.
 """
 
+from functools import lru_cache
 from typing import Any, Self
 
 import msgspec
@@ -10,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.impute import KNNImputer
 from sklearn.utils.validation import check_is_fitted
 
 from mlops_assets.core.manifest import ImputationPlan, ImputedFeature
+from mlops_assets.core.neighbours import Donors, fill_from_donors
 from mlops_assets.core.spec import FeatureSpec, ModelSpec
 
 MISSING_CATEGORY = "missing"
@@ -126,26 +127,17 @@ class PlanImputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def plan(self) -> ImputationPlan:
-        return decode_plan(self.plan_json)
+        return _read_plan(self.plan_json)[0]
 
     def fit(self, frame: pd.DataFrame, y: object = None) -> Self:
-        """Prepare the KNN donors; nothing is learnt from `frame`."""
-        plan = self.plan
-        self.feature_names_in_ = np.array([feature.name for feature in plan.features], dtype=object)
+        """Note the inputs; nothing is learnt from `frame`."""
+        self.feature_names_in_ = np.array([feature.name for feature in self.plan.features], dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
-        self.knn_ = self._fit_donors(plan) if plan.knn else None
         return self
 
-    @staticmethod
-    def _fit_donors(plan: ImputationPlan) -> KNNImputer:
-        donors = np.array(plan.donors, dtype=np.float64).reshape(len(plan.donors), len(plan.donor_columns))
-        return KNNImputer(n_neighbors=plan.neighbours, keep_empty_features=True).fit(
-            donors / np.array(plan.donor_scales)
-        )
-
     def transform(self, frame: pd.DataFrame) -> pd.DataFrame:
-        check_is_fitted(self, "knn_")
-        plan = self.plan
+        check_is_fitted(self, "feature_names_in_")
+        plan, donors = _read_plan(self.plan_json)
         filled: dict[str, Any] = {}
         for name in self._output_names(plan):
             if name in self.category_features:
@@ -155,21 +147,13 @@ class PlanImputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 values = frame[name].to_numpy(np.float64)
                 value = plan[name].value
                 filled[name] = values if value is None else np.where(np.isnan(values), value, values)
-        if self.knn_ is not None:
-            neighbours = self._impute_knn(plan, frame)
-            for name in plan.knn:
-                filled[name] = neighbours[:, plan.donor_columns.index(name)]
+        if donors is not None:
+            columns = np.array([plan.donor_columns.index(name) for name in plan.knn], dtype=np.int64)
+            raw = frame[list(plan.donor_columns)].to_numpy(np.float64)
+            neighbours = fill_from_donors(raw, columns, donors)
+            for name, column in zip(plan.knn, columns, strict=True):
+                filled[name] = neighbours[:, column]
         return pd.DataFrame(filled, index=frame.index)
-
-    def _impute_knn(self, plan: ImputationPlan, frame: pd.DataFrame) -> NDArray[np.float64]:
-        scales = np.array(plan.donor_scales)
-        raw = frame[list(plan.donor_columns)].to_numpy(np.float64)
-        holes = np.isnan(raw)
-        rows = holes[:, [plan.donor_columns.index(name) for name in plan.knn]].any(axis=1)
-        filled = raw.copy()
-        if rows.any():
-            filled[rows] = self.knn_.transform(raw[rows] / scales) * scales
-        return np.where(holes, filled, raw)
 
     def _output_names(self, plan: ImputationPlan) -> list[str]:
         numbers = [name for name in plan.kept if name not in self.category_features]
@@ -177,3 +161,12 @@ class PlanImputer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         return np.array(self._output_names(self.plan), dtype=object)
+
+
+@lru_cache(maxsize=16)
+def _read_plan(plan_json: str) -> tuple[ImputationPlan, Donors | None]:
+    plan = msgspec.json.decode(plan_json, type=ImputationPlan)
+    if not plan.knn:
+        return plan, None
+    values = np.array(plan.donors, dtype=np.float64).reshape(len(plan.donors), len(plan.donor_columns))
+    return plan, Donors.of(values, np.array(plan.donor_scales), plan.neighbours)
