@@ -180,15 +180,16 @@ class PredictionLog:
     def records(
         self, model: str | None = None, *, include_open: bool = True, skipped: list[Damage] | None = None
     ) -> Iterator[Record]:
-        """All records, or those of one model: segments in order of their creation, each in the order of appending.
+        """All records, or those of one model: segments in order of their creation, each in the order of appending. One
+        segment is held in memory at a time.
 
         The half-written end of an open segment is passed over. Damage anywhere else raises `LogError` naming file and
         offset; given a list `skipped`, reading resumes at the next whole record and the list says what was left out.
         """
         for path in self._paths(".open", ".sealed") if include_open else self._paths(".sealed"):
             if model is not None and path.suffix == ".sealed":
-                footer = _footer(path)
-                if footer is not None and model not in footer.models:
+                summed_up = _summed_up(path)
+                if summed_up is not None and model not in summed_up[0].models:
                     continue
             for record in _records(path, skipped):
                 if model is None or record.model == model:
@@ -282,21 +283,19 @@ class _Summary:
         self.last = max(self.last, *times)
         self.models.update(record.model for record in records)
 
-    def footer(self) -> bytes:
-        payload = _encode(_Footer(self.records, self.first, self.last, tuple(sorted(self.models))))
-        return _FRAME.pack(_MARK, len(payload), crc32(payload)) + payload
+    def footer(self) -> _Footer:
+        return _Footer(self.records, self.first, self.last, tuple(sorted(self.models)))
 
 
 def _frame(records: Sequence[Record]) -> tuple[bytes, list[datetime]]:
     """Records as they stand in a segment, and their times."""
-    parts: list[bytes] = []
-    times: list[datetime] = []
-    for record in records:
-        times.append(_time_of(record))
-        payload = _encode(record)
-        parts.append(_FRAME.pack(_MARK, len(payload), crc32(payload)))
-        parts.append(payload)
-    return b"".join(parts), times
+    times = [_time_of(record) for record in records]
+    return b"".join([_framed(record) for record in records]), times
+
+
+def _framed(part: Record | _Footer) -> bytes:
+    payload = _encode(part)
+    return _FRAME.pack(_MARK, len(payload), crc32(payload)) + payload
 
 
 def _time_of(record: Record) -> datetime:
@@ -351,7 +350,7 @@ class _OpenSegment:
             if self._unsettled:
                 self._undo()
             if self.summary.records:
-                self.write(self.summary.footer(), durable=True)
+                self.write(_framed(self.summary.footer()), durable=True)
                 _rename_sealed(self.path)
             else:
                 self.path.unlink()
@@ -392,7 +391,7 @@ def _rename_sealed(path: Path) -> None:
 
 
 def _recover(descriptor: int, path: Path) -> bool:
-    """Settle a dead worker's segment, and say whether it was sealed (or deleted, having held no record)."""
+    """Settle a dead worker's segment, and say whether it was sealed (or deleted, holding not one whole frame)."""
     content = path.read_bytes()
     _require_version(content, path)
     summary, end, footed = _Summary(), 0, False
@@ -405,12 +404,12 @@ def _recover(descriptor: int, path: Path) -> bool:
             footed = True
         elif isinstance(frame, PredictionRecord | LabelRecord):
             summary.add([frame], [_time_of(frame)])
-    if not summary.records:
+    if not end:
         path.unlink()
         return False
     os.ftruncate(descriptor, end)
     if not footed:
-        footer = summary.footer()
+        footer = _framed(summary.footer())
         if os.write(descriptor, footer) != len(footer):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(descriptor)
@@ -460,8 +459,8 @@ def _find(path: Path, record_id: str, skipped: list[Damage]) -> Iterator[Predict
 
 def _info(path: Path) -> SegmentInfo | None:
     """Sealed segments tell by their footer; others, and those whose footer is damaged, are read through."""
-    footer = _footer(path) if path.suffix == ".sealed" else None
-    if footer is None:
+    summed_up = _summed_up(path) if path.suffix == ".sealed" else None
+    if summed_up is None:
         path, content = _load(path)
         if not content:
             return None
@@ -471,10 +470,8 @@ def _info(path: Path) -> SegmentInfo | None:
             frame = None if payload is None else _decode(payload)
             if isinstance(frame, PredictionRecord | LabelRecord):
                 summary.add([frame], [_time_of(frame)])
-        size = len(content)
-        footer = _Footer(summary.records, summary.first, summary.last, ())
-    else:
-        size = path.stat().st_size
+        summed_up = summary.footer(), len(content)
+    footer, size = summed_up
     times = (footer.first_served_at, footer.last_served_at) if footer.records else (None, None)
     worker = path.stem.partition("Z-")[2]
     return SegmentInfo(path, path.suffix == ".sealed", size, worker, footer.records, *times)
@@ -518,8 +515,8 @@ def _decode(payload: memoryview) -> Record | _Footer | str:
     return frame
 
 
-def _footer(path: Path) -> _Footer | None:
-    """The last frame of a sealed segment; None when it is not whole."""
+def _summed_up(path: Path) -> tuple[_Footer, int] | None:
+    """The last frame and the size in bytes of a sealed segment; None when that frame is not whole."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -531,7 +528,7 @@ def _footer(path: Path) -> _Footer | None:
     if offset < 0 or _end_of_frame(memoryview(tail), offset) != len(tail):
         return None
     frame = _decode(memoryview(tail)[offset + _FRAME.size :])
-    return frame if isinstance(frame, _Footer) else None
+    return (frame, size) if isinstance(frame, _Footer) else None
 
 
 def _load(path: Path) -> tuple[Path, bytes]:

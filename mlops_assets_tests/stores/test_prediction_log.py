@@ -3,10 +3,12 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import uuid
+import zlib
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -469,20 +471,35 @@ def test_another_format_is_refused_and_left_alone(log):
     assert path.exists()
 
 
-def test_a_record_of_an_unknown_kind_is_damage_not_a_crash(log):
-    from mlops_assets.stores import prediction_log
+def framed(payload: bytes) -> bytes:
+    return b"\xf5\xc0\xff\xc1" + struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
 
+
+UNKNOWN = framed(msgspec.msgpack.encode({"kind": "from the future"}))
+
+
+def test_a_record_of_an_unknown_kind_is_damage_not_a_crash(log):
     path = written(log.root, prediction(0), prediction(1), prediction(2))
     content = path.read_bytes()
-    payload = msgspec.msgpack.encode({"kind": "from the future"})
-    unknown = prediction_log._FRAME.pack(b"\xf5\xc0\xff\xc1", len(payload), prediction_log.crc32(payload)) + payload
     second = content.index(b"\xf5\xc0\xff\xc1", 20)
-    path.write_bytes(content[:second] + unknown + content[second:])
+    path.write_bytes(content[:second] + UNKNOWN + content[second:])
     with pytest.raises(LogError, match="not a record this program knows"):
         list(log.records())
     skipped: list[Damage] = []
     assert len(list(log.records(skipped=skipped))) == 3
-    assert len(skipped) == 1
+    assert [damage.bytes for damage in skipped] == [len(UNKNOWN)]
+
+
+def test_recovery_keeps_records_of_a_kind_it_does_not_know(log):
+    """A segment holding nothing but a newer program's records was taken for an empty one and deleted."""
+    path = unsealed(log.root)
+    path.write_bytes(path.read_bytes() + UNKNOWN)
+    assert log.recover() == 1
+    (segment,) = log.segments()
+    assert (segment.records, segment.first_served_at) == (0, None)
+    assert UNKNOWN in segment.path.read_bytes()
+    with pytest.raises(LogError, match="not a record this program knows"):
+        list(log.records())
 
 
 # A full disk
