@@ -257,7 +257,7 @@ class _Probe:
         unseen = self._ask_unseen(position)
         known = {level: row for level, row in answers.items() if row is not None and not _same(row, unseen)}
         rows = np.array([*known.values(), self.base if unseen is None else unseen])
-        places = self.own[[not _same_all(rows[:, at], self.base[at]) for at in self.own]]
+        places = self.own[[not _same_all(rows[:, at], np.full(len(rows), self.base[at])) for at in self.own]]
         fill = self._columns.fills[name]
         missing = list(known).index(fill) if fill in known else len(known)
         layout = CategoryLayout(name, tuple(known), missing, unseen is None, len(places))

@@ -205,7 +205,7 @@ def _compile_forest(model: Any, place: NDArray[np.int64]) -> CompiledModel:
     fitted = list(getattr(model, "estimators_", None) or [model])
     outputs = len(model.classes_) if is_classifier(model) else 1
     trees = _pack([_sklearn_tree(one) for one in fitted], [0] * len(fitted), place, outputs)
-    return CompiledModel(outputs, "mean", len(fitted), True, trees, np.zeros(outputs), _no_coefficients(place))
+    return CompiledModel(outputs, "mean", float(len(fitted)), True, trees, np.zeros(outputs), _no_coefficients(place))
 
 
 def _compile_gradient_boosting(model: Any, place: NDArray[np.int64]) -> CompiledModel:
@@ -334,10 +334,20 @@ def _lightgbm_tree(structure: dict[str, Any]) -> _Tree:
         left=np.array([left for left, _ in children], dtype=np.int64),
         right=np.array([right for _, right in children], dtype=np.int64),
         feature=np.array([node.get("split_feature", 0) for node in nodes], dtype=np.int64),
-        threshold=np.array([node.get("threshold", 0.0) for node in nodes], dtype=np.float64),
+        threshold=np.array([_lightgbm_threshold(node.get("threshold", 0.0)) for node in nodes], dtype=np.float64),
         missing_left=np.array([_lightgbm_missing_left(node) for node in nodes]),
         values=np.array([[node.get("leaf_value", 0.0)] for node in nodes], dtype=np.float64),
     )
+
+
+_LIGHTGBM_ZERO = float(np.float32(1e-35))
+
+
+def _lightgbm_threshold(threshold: float) -> float:
+    """LightGBM reads each value of at most 1e-35 as zero, before it compares: the threshold does it here."""
+    if -_LIGHTGBM_ZERO <= threshold < 0.0:
+        return float(np.nextafter(-_LIGHTGBM_ZERO, -np.inf))
+    return _LIGHTGBM_ZERO if 0.0 <= threshold < _LIGHTGBM_ZERO else threshold
 
 
 def _lightgbm_missing_left(node: dict[str, Any]) -> bool:

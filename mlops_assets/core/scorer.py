@@ -254,26 +254,29 @@ class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     A missing value is None, so that JSON holds every row and answer exactly.
     """
 
-    features: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
     outputs: tuple[tuple[float, ...], ...]
 
     @classmethod
     def make(cls, scorer: Scorer, rows: Sequence[Sequence[Value]]) -> Self:
-        """Score `rows` and keep the answers.
+        """Score `rows` and keep the answers; raises as `of`, and what the scorer raises."""
+        return cls.of(rows, scorer.score_rows(rows))
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Value]], outputs: Floats) -> Self:
+        """Keep n rows with their answers, shape (n, K).
 
         Raises
         ------
         ScorerError
-            When there is no row, the scorer refuses one, or an answer is not finite, which JSON could not hold.
+            When there is no row, the numbers of rows differ, or an answer is not finite, which JSON could not hold.
         """
-        plain = tuple(tuple(_plain(value) for value in row) for row in rows)
-        if not plain:
-            raise ScorerError("golden rows: at least one row is needed")
-        outputs = scorer.score_rows(plain)
+        if len(rows) == 0 or len(rows) != len(outputs):
+            raise ScorerError(f"golden rows: {len(rows)} rows with {len(outputs)} answers; at least one row is needed")
         if not np.isfinite(outputs).all():
             raise ScorerError("golden rows: an answer is not finite; choose rows of ordinary values")
-        return cls(scorer.features, plain, tuple(tuple(row) for row in outputs.tolist()))
+        plain = tuple(tuple(_plain(value) for value in row) for row in rows)
+        return cls(plain, tuple(tuple(row) for row in outputs.tolist()))
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -294,8 +297,6 @@ class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ScorerError
             Unless every answer equals the kept one to 1e-12, relative where the answer is above 1.
         """
-        if scorer.features != self.features:
-            raise ScorerError(f"golden rows have the features {self.features}, the scorer has {scorer.features}")
         if (
             not self.rows
             or len(self.rows) != len(self.outputs)
