@@ -1,0 +1,299 @@
+"""The outermost ASGI application of a worker: our routes, their limits and errors; BentoML answers the rest of what it has.
+
+Unknown paths end here, because BentoML's metrics keep a label for each path they see.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from mlops_assets.serving.errors import Refusal
+from mlops_assets.serving.feedback import label_records
+from mlops_assets.serving.metrics import RequestMetrics, count_labels
+from mlops_assets.serving.openapi import DOCS_PAGE, openapi_document, request_schema
+from mlops_assets.serving.predict import failure_record, records_and_answer, score
+from mlops_assets.serving.runtime import ServingRuntime
+from mlops_assets.serving.state import LiveModel, Snapshot
+from mlops_assets.stores.prediction_log import LogError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("bentoml.mlops_assets.app")
+
+_BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics", "/schema.json"})
+_BENTOML_FOLDER = "/static_content/"
+_JSON = b"application/json"
+_NO_HEADERS: tuple[tuple[bytes, bytes], ...] = ()
+_HTML = b"text/html; charset=utf-8"
+
+
+class LiveModelAnswer(msgspec.Struct):
+    """One entry of `GET /v1/models`."""
+
+    model: str
+    task: str
+    version: int
+    release: int
+    role: str
+    bundle: str
+    released_at: datetime
+    loaded_at: datetime
+    label: str
+    classes: tuple[str | int, ...]
+    compiled: bool
+
+
+class LiveModelsAnswer(msgspec.Struct):
+    """What this worker answers from, and by model why its newest release was not loaded."""
+
+    worker: str
+    models: list[LiveModelAnswer]
+    errors: dict[str, str]
+
+
+class _CallerLeft(Exception):
+    """The connection closed before the request was whole."""
+
+
+class ServingApp:
+    """Routes a request to a model, a document, or to the application inside.
+
+    Parameters
+    ----------
+    inner
+        BentoML's application: probes, metrics, static files, lifespan.
+    """
+
+    def __init__(self, inner: ASGIApp, runtime: ServingRuntime):
+        self._inner = inner
+        self._runtime = runtime
+        self._requests = RequestMetrics()
+        self._documents: tuple[Snapshot, bytes] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path.startswith("/v1/models/") and path.endswith("/predict"):
+                await self._answer(path[11:-8], "predict", self._predict, scope, receive, send)
+            else:
+                await self._other(path, scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self._inner(scope, receive, send)
+
+    async def _other(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        state = self._runtime.state
+        if path == "/readyz" and not state.snapshot.is_ready:
+            body = Refusal(503, "not_ready", f"no model could be loaded: {dict(state.snapshot.errors)}").body
+            await _send(send, 503, body, _JSON, ((b"retry-after", b"1"),))
+        elif path in _BENTOML_PATHS or path.startswith(_BENTOML_FOLDER):
+            await self._inner(scope, receive, send)
+        elif path == "/v1/models":
+            await self._answer("", "models", self._models, scope, receive, send)
+        elif path in ("/openapi.json", "/docs.json"):
+            await self._answer("", "openapi", self._openapi, scope, receive, send)
+        elif path == "/":
+            await self._answer("", "docs", self._docs, scope, receive, send)
+        elif path.startswith("/v1/models/") and path.endswith("/feedback"):
+            await self._answer(path[11:-9], "feedback", self._feedback, scope, receive, send)
+        elif path.startswith("/v1/models/") and path.endswith("/schema"):
+            await self._answer(path[11:-7], "schema", self._schema, scope, receive, send)
+        else:
+            await self._answer("", "unknown", self._unknown, scope, receive, send)
+
+    async def _answer(
+        self,
+        model: str,
+        route: str,
+        handle: Callable[[str, Scope, Receive], Awaitable[bytes]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Run a handler, count and time it, and send its body or the JSON of what went wrong."""
+        started = scope["mlops.started"] = time.perf_counter()
+        failure: Refusal | None = None
+        try:
+            _require_method(scope, "POST" if route in ("predict", "feedback") else "GET")
+            body = await handle(model, scope, receive)
+        except _CallerLeft:
+            return
+        except Refusal as refusal:
+            failure = refusal
+        except Exception:
+            # The edge: whatever failed, the caller gets JSON and the connection stays usable.
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            failure = Refusal(500, "internal_error", "the request failed inside the service; its log says why")
+        status, content_type, headers = 200, _HTML if route == "docs" else _JSON, _NO_HEADERS
+        if failure is not None:
+            status, body, content_type, headers = failure.status, failure.body, _JSON, failure.headers
+            await self._log_failure(model, route, scope, failure)
+        known = model if model in self._runtime.state.snapshot.models else ""
+        self._requests.observe(known, route, status, time.perf_counter() - started)
+        await _send(send, status, body, content_type, headers)
+
+    async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:
+        live = self._live(model)
+        body = await self._body(scope, receive)
+        runtime = self._runtime
+        scored = await score(live, body, runtime.settings, runtime.pool)
+        records, answer = records_and_answer(scored, scope["mlops.started"])
+        await self._append(records)
+        live.metrics.predictions.inc(len(records))
+        for record in records:
+            if record.imputed or record.out_of_domain:
+                live.metrics.flagged(record.imputed, record.out_of_domain)
+        return answer
+
+    async def _feedback(self, model: str, scope: Scope, receive: Receive) -> bytes:
+        live = self._live(model)
+        body = await self._body(scope, receive)
+        records = label_records(live.manifest, body, self._runtime.settings.max_rows)
+        await self._append(records)
+        count_labels(model, len(records))
+        return b'{"accepted":%d}' % len(records)
+
+    async def _models(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
+        snapshot = self._runtime.state.snapshot
+        models = [_describe(live) for _, live in sorted(snapshot.models.items())]
+        return msgspec.json.encode(LiveModelsAnswer(self._runtime.worker, models, dict(snapshot.errors)))
+
+    async def _schema(self, model: str, _scope: Scope, _receive: Receive) -> bytes:
+        return msgspec.json.encode(request_schema(self._live(model).manifest))
+
+    async def _openapi(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
+        snapshot = self._runtime.state.snapshot
+        if self._documents is None or self._documents[0] is not snapshot:
+            document = openapi_document([live.manifest for _, live in sorted(snapshot.models.items())])
+            self._documents = (snapshot, msgspec.json.encode(document))
+        return self._documents[1]
+
+    async def _docs(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
+        return DOCS_PAGE
+
+    async def _unknown(self, _model: str, scope: Scope, _receive: Receive) -> bytes:
+        raise Refusal(404, "not_found", "there is no such path: GET /openapi.json lists those there are")
+
+    def _live(self, model: str) -> LiveModel:
+        snapshot = self._runtime.state.snapshot
+        live = snapshot.models.get(model)
+        if live is not None:
+            return live
+        if model in snapshot.errors:
+            message = f"no release of {model} could be loaded yet: {snapshot.errors[model]}"
+            raise Refusal(503, "not_loaded", message, headers=((b"retry-after", b"1"),))
+        if not snapshot.models:
+            raise Refusal(503, "not_loaded", "no model is released yet", headers=((b"retry-after", b"5"),))
+        raise Refusal(404, "unknown_model", f"there is no model {model[:100]!r}: choose from {sorted(snapshot.models)}")
+
+    async def _append(self, records: Any) -> None:
+        try:
+            await self._runtime.append(records)
+        except LogError as error:
+            logger.error("Answering 503: %s", error)
+            message = "the answer could not be logged and is therefore not given"
+            raise Refusal(503, "not_logged", message, headers=((b"retry-after", b"1"),)) from error
+
+    async def _log_failure(self, model: str, route: str, scope: Scope, refusal: Refusal) -> None:
+        """Leave a record of a predict request that got no prediction, where the model is known."""
+        live = self._runtime.state.snapshot.models.get(model)
+        if route != "predict" or live is None or refusal.status == 405:
+            return
+        try:
+            await self._runtime.append([failure_record(live, refusal.status, str(refusal), scope["mlops.started"])])
+        except LogError as error:
+            logger.error("A failed request is not on record: %s", error)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body. Raises `Refusal` 413 as soon as it is known to be too large, 415 for what is not JSON."""
+        limit = self._runtime.settings.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > limit:
+                raise _too_large(limit)
+            if name == b"content-type" and value.partition(b";")[0].strip().lower() != _JSON:
+                raise Refusal(415, "not_json", "send the body as JSON, with 'Content-Type: application/json'")
+            if name == b"content-encoding" and value != b"identity":
+                raise Refusal(415, "encoded_body", "send the body as it is, without a content encoding")
+        message = await receive()
+        if not message.get("more_body") and message["type"] == "http.request":
+            return _limited(message["body"], limit)
+        parts, size = [], 0
+        while message["type"] == "http.request":
+            parts.append(message["body"])
+            size += len(message["body"])
+            if size > limit:
+                raise _too_large(limit)
+            if not message.get("more_body"):
+                return b"".join(parts)
+            message = await receive()
+        raise _CallerLeft
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start before BentoML says that it has started, stop before it does."""
+
+        async def receive_in_step() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._runtime.start()
+                except Exception as error:
+                    # uvicorn would go on without us after an exception; told in its own words, it exits.
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+            elif message["type"] == "lifespan.shutdown":
+                await self._runtime.stop()
+            return message
+
+        await self._inner(scope, receive_in_step, send)
+
+
+def _describe(live: LiveModel) -> LiveModelAnswer:
+    manifest, plan = live.manifest, live.plan
+    return LiveModelAnswer(
+        model=manifest.model,
+        task=manifest.task,
+        version=manifest.version,
+        release=plan.release,
+        role="champion",
+        bundle=live.bundle,
+        released_at=plan.decided_at,
+        loaded_at=live.loaded_at,
+        label=manifest.label,
+        classes=manifest.classes,
+        compiled=manifest.uncompiled is None,
+    )
+
+
+def _require_method(scope: Scope, allowed: str) -> None:
+    method = scope["method"]
+    if method != allowed and not (method == "HEAD" and allowed == "GET"):
+        allow = b"POST" if allowed == "POST" else b"GET, HEAD"
+        raise Refusal(405, "wrong_method", f"use {allowed} here, not {method}", headers=((b"allow", allow),))
+
+
+def _limited(body: bytes, limit: int) -> bytes:
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+def _too_large(limit: int) -> Refusal:
+    message = f"the body is larger than {limit} bytes: send the rows in several requests"
+    return Refusal(413, "too_large", message, headers=((b"connection", b"close"),))
+
+
+async def _send(
+    send: Send, status: int, body: bytes, content_type: bytes, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})

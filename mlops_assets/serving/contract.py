@@ -1,0 +1,207 @@
+"""What a request must look like: typed decoders made from a model's manifest, and errors that name the field.
+
+Only the form of a value is judged here. Whether it is in the model's known domain is flagged in `core`, never refused.
+"""
+
+import json
+import re
+from datetime import datetime
+from typing import Annotated, Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from mlops_assets.core.manifest import FeatureContract, Manifest
+from mlops_assets.serving.errors import Refusal
+
+RawValue = float | str | bool | None
+RawRow = tuple[RawValue, ...]
+
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+
+T = TypeVar("T")
+
+
+class PredictItem(Protocol):
+    """One decoded row of a predict request; `features` is a struct in the order of the manifest."""
+
+    features: Any
+    id: str | None
+    entity: str | None
+    event_time: datetime | None
+
+
+class LabelItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One truth as the caller sends it: for a prediction id, or for an entity at an event time."""
+
+    value: float | int | str | bool
+    id: Key | None = None
+    entity: Key | None = None
+    event_time: AwareTime | None = None
+    name: Key | None = None
+    observed_at: AwareTime | None = None
+    revision: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+
+
+class _ManyLabels(msgspec.Struct, forbid_unknown_fields=True):
+    labels: list[LabelItem]
+
+
+class OneOrMany(Generic[T]):
+    """Decodes a body that is one item, or an object with nothing but a list of them."""
+
+    def __init__(self, one: type[T], many: type[Any], key: str):
+        self._one = msgspec.json.Decoder(one)
+        self._many = msgspec.json.Decoder(many)
+        self._key = key
+        # The list is the only key of its object, so it is also the first.
+        self._is_many = re.compile(rb'\s*\{\s*"%s"\s*:' % key.encode()).match
+
+    def decode(self, body: bytes, max_items: int) -> tuple[list[T], bool]:
+        """Decode a body; also tells whether it was a list. Raises `Refusal` naming the field."""
+        try:
+            if self._is_many(body) is None:
+                return [self._one.decode(body)], False
+            items: list[T] = getattr(self._many.decode(body), self._key)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise refusal_of(error, body) from None
+        if not items:
+            raise Refusal(422, "invalid_value", "the list is empty", self._key)
+        if len(items) > max_items:
+            message = f"{len(items)} items, at most {max_items} are allowed in one request"
+            raise Refusal(413, "too_many_rows", message, self._key)
+        return items, True
+
+    @staticmethod
+    def path(key: str, position: int, many: bool, field: str) -> str:
+        """The path of an item's field as the caller wrote it, such as `rows[3].id`."""
+        return f"{key}[{position}].{field}" if many else field
+
+
+LABELS = OneOrMany(LabelItem, _ManyLabels, "labels")
+
+
+class RowContract:
+    """The requests that one model understands."""
+
+    def __init__(self, manifest: Manifest):
+        names = [feature.name for feature in manifest.features]
+        fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+            _field(position, feature) for position, feature in enumerate(manifest.features)
+        ]
+        # Fields are numbered, because a feature's name need not be a Python name.
+        features = msgspec.defstruct(
+            "Features",
+            fields,
+            rename={f"f{position}": name for position, name in enumerate(names)},
+            forbid_unknown_fields=True,
+            kw_only=True,
+        )
+        row = msgspec.defstruct(
+            "Row",
+            [
+                ("features", features),
+                ("id", Key | None, None),
+                ("entity", Key | None, None),
+                ("event_time", AwareTime | None, None),
+            ],
+            forbid_unknown_fields=True,
+        )
+        rows = msgspec.defstruct("Rows", [("rows", list[row])], forbid_unknown_fields=True)  # type: ignore[valid-type]
+        self._decoder: OneOrMany[Any] = OneOrMany(row, rows, "rows")
+        self._names = names
+        self._whole = [position for position, feature in enumerate(manifest.features) if feature.type == "integer"]
+
+    def decode(self, body: bytes, max_rows: int) -> tuple[list[PredictItem], list[RawRow], bool]:
+        """The rows of a predict request, their raw values in the manifest's order, and whether it was a list.
+
+        Raises
+        ------
+        Refusal
+            400 for what is not JSON, 413 for too many rows, 422 for what does not fit the contract.
+        """
+        items, many = self._decoder.decode(body, max_rows)
+        raw = [msgspec.structs.astuple(item.features) for item in items]
+        for position in self._whole:
+            for index, values in enumerate(raw):
+                value = values[position]
+                if value is not None and not value.is_integer():
+                    field = self._decoder.path("rows", index, many, f"features.{self._names[position]}")
+                    raise Refusal(422, "invalid_value", f"expected a whole number, got {value!r}", field)
+        if many:
+            _require_distinct_ids(items)
+        return items, raw, many
+
+
+_TYPES: dict[str, Any] = {"number": float, "integer": float, "boolean": bool, "category": str}
+
+
+def _field(position: int, feature: FeatureContract) -> tuple[str, Any] | tuple[str, Any, Any]:
+    kind = _TYPES[feature.type]
+    return (f"f{position}", kind | None, None) if feature.nullable else (f"f{position}", kind)
+
+
+def _require_distinct_ids(items: list[Any]) -> None:
+    seen: set[str] = set()
+    for index, item in enumerate(items):
+        if item.id is None:
+            continue
+        if item.id in seen:
+            raise Refusal(
+                422, "invalid_value", f"the id {item.id!r} is used twice in this request", f"rows[{index}].id"
+            )
+        seen.add(item.id)
+
+
+_AT = re.compile(r"(?s)(?P<what>.*) - at `\$\.?(?P<path>.*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_NOT_FINITE = object()
+
+
+def refusal_of(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> Refusal:
+    """Turn a decoder's error into an answer that names the field the way the caller wrote it."""
+    if not isinstance(error, msgspec.ValidationError):
+        return _malformed(error, body)
+    match = _AT.fullmatch(str(error))
+    what, path = (match["what"], match["path"]) if match else (str(error), "")
+    if missing := _MISSING.fullmatch(what):
+        return Refusal(422, "missing_field", "this field is required", _join(path, missing["name"]))
+    if unknown := _UNKNOWN.fullmatch(what):
+        return Refusal(422, "unknown_field", "there is no such field", _join(path, unknown["name"]))
+    return Refusal(422, "invalid_value", what.replace("`", "").replace(" | null", " or null"), path or None)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _malformed(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> Refusal:
+    if not body.strip():
+        return Refusal(400, "malformed_json", "the body is empty, expected a JSON object")
+    if isinstance(error, UnicodeDecodeError):
+        return Refusal(400, "malformed_json", "the body is not UTF-8 text")
+    try:
+        lenient = json.loads(body, parse_constant=lambda _: _NOT_FINITE)
+    except (ValueError, RecursionError):
+        return Refusal(400, "malformed_json", str(error))
+    path = _find(lenient, "")
+    if path is None:
+        return Refusal(400, "malformed_json", str(error))
+    return Refusal(422, "invalid_value", "NaN and Infinity are not JSON: leave the field out, or send null", path)
+
+
+def _find(value: Any, path: str, depth: int = 0) -> str | None:
+    """The path of the first NaN or Infinity in leniently parsed JSON, as deep as a request goes."""
+    if value is _NOT_FINITE:
+        return path
+    if depth > 4:
+        return None
+    children = (
+        [(_join(path, name), child) for name, child in value.items()]
+        if isinstance(value, dict)
+        else [(f"{path}[{index}]", child) for index, child in enumerate(value)]
+        if isinstance(value, list)
+        else []
+    )
+    return next((found for place, child in children if (found := _find(child, place, depth + 1)) is not None), None)

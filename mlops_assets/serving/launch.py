@@ -1,0 +1,56 @@
+"""Runs one BentoML server and replaces a dead worker at once: `python -m mlops_assets.serving.launch <target> --port 3000`.
+
+BentoML looks after its workers every ten seconds and has no setting for it; here it is told to look as soon as one has died.
+It also ends when the process that started it does, so that no server outlives its supervisor.
+"""
+
+import argparse
+import os
+import time
+
+import psutil  # type: ignore[import-untyped]
+from _bentoml_impl.server import serve_http  # type: ignore[import-untyped]
+from bentoml._internal.log import configure_server_logging
+from bentoml._internal.utils.circus import Server
+
+LOOK_SECONDS = 0.1
+GRACE_SECONDS = 10
+
+
+def main() -> None:
+    """Read the command line and serve until told to stop."""
+    parser = argparse.ArgumentParser(description="Serve a BentoML service and replace dead workers at once")
+    parser.add_argument("target", help="folder of a service or of a built Bento")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--keep-alive", type=int, default=75, help="seconds an idle connection stays open")
+    arguments = parser.parse_args()
+    configure_server_logging()  # type: ignore[no-untyped-call]
+    server = serve_http(
+        arguments.target,
+        working_dir=arguments.target,
+        host=arguments.host,
+        port=arguments.port,
+        timeout_keep_alive=arguments.keep_alive,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        threaded=True,
+    )
+    watch(server)
+
+
+def watch(server: Server) -> None:
+    """Replace workers as they die, until the server has ended or this process has lost its parent."""
+    arbiter = server.arbiter
+    parent, me = os.getppid(), psutil.Process()
+    while not server.running:
+        time.sleep(LOOK_SECONDS)
+    while server.running:
+        if os.getppid() != parent:
+            server.stop()
+        elif any(child.status() == psutil.STATUS_ZOMBIE for child in me.children()):
+            arbiter.loop.add_callback(arbiter.manage_watchers)
+        time.sleep(LOOK_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

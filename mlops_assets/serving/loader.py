@@ -1,0 +1,220 @@
+"""Keeps a worker's snapshot up to date, in a thread of its own: watches the release pointers, loads, verifies, warms up, swaps.
+
+A release that does not verify is refused: what was loaded before stays in service, and the error is reported, counted and logged.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from mlops_assets.core.domain import DomainIndex
+from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.core.scorer import CompiledScorer, GoldenRows, Scorer
+from mlops_assets.serving.contract import RowContract
+from mlops_assets.serving.metrics import ModelMetrics, count_refused, show_release
+from mlops_assets.serving.settings import ServingSettings
+from mlops_assets.serving.state import LiveModel, ServingState, Snapshot
+from mlops_assets.stores.bundles import Bundle, BundleError, BundleStore
+from mlops_assets.stores.releases import ReleaseStore
+from mlops_assets.stores.workers import LoadedRelease, WorkerState, WorkerStore
+
+logger = logging.getLogger("bentoml.mlops_assets.loader")
+
+HEARTBEAT_SECONDS = 1.0
+
+
+class ReleaseSource:
+    """Where plans and bundles come from: the stores, and what the Bento carries.
+
+    Parameters
+    ----------
+    carried
+        Folder with `plans/<model>.json` and `bundles/`, or one that is not there. Of two plans of one model the one with the
+        higher release number counts, the store's when they are equal; a bundle is taken from where it is whole.
+    """
+
+    def __init__(self, releases: ReleaseStore, bundles: BundleStore, carried: Path):
+        self._releases = releases
+        self._bundles = (bundles, BundleStore(carried / "bundles"))
+        self._carried = {
+            plan.model: plan
+            for file in sorted((carried / "plans").glob("*.json"))
+            for plan in [msgspec.json.decode(file.read_bytes(), type=ReleasePlan)]
+        }
+
+    def stamp(self) -> object:
+        return self._releases.stamp()
+
+    def models(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._releases.models(), *self._carried}))
+
+    def plan(self, model: str) -> ReleasePlan:
+        plans = [plan for plan in (self._releases.current(model), self._carried.get(model)) if plan is not None]
+        return max(plans, key=lambda plan: plan.release)
+
+    def bundle(self, bundle: str) -> Bundle:
+        """Raises `BundleError` with what is wrong in each place where it is, or that it is in none."""
+        errors = []
+        for store in self._bundles:
+            if bundle in store:
+                try:
+                    return store.get(bundle)
+                except BundleError as error:
+                    errors.append(str(error))
+        raise BundleError("; ".join(errors) or f"bundle {bundle} is neither in the store nor carried by the Bento")
+
+
+class ReleaseLoader:
+    """Watches the release pointers from a background thread and reports what this worker has loaded.
+
+    Parameters
+    ----------
+    state
+        Its snapshot is replaced here, and nowhere else.
+    """
+
+    def __init__(self, source: ReleaseSource, workers: WorkerStore, state: ServingState, settings: ServingSettings):
+        self.worker = f"{_plain(socket.gethostname())}-{os.getpid()}"
+        self._source = source
+        self._workers = workers
+        self._state = state
+        self._settings = settings
+        self._started_at = datetime.now(UTC)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="release-loader", daemon=True)
+        self._seen: object = None
+        self._retry_at = 0.0
+
+    def start(self) -> None:
+        """Load what is released now, report it, and go on watching. Takes as long as the models take to load."""
+        self.refresh_if_due()
+        self.report()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._workers.remove(self.worker)
+
+    def refresh_if_due(self) -> bool:
+        """Load what changed since the last look, or try again what was refused. Tells whether anything was done."""
+        stamp = self._source.stamp()
+        retry = bool(self._state.snapshot.errors) and time.monotonic() >= self._retry_at
+        if stamp == self._seen and not retry:
+            return False
+        # A pointer that moves while this runs is seen at the next look.
+        self._seen = stamp
+        self._refresh()
+        self._retry_at = time.monotonic() + self._settings.retry_seconds
+        return True
+
+    def report(self) -> None:
+        """Tell the worker store what is loaded. The heartbeat of this worker."""
+        snapshot = self._state.snapshot
+        loaded = {
+            model: LoadedRelease(live.plan.release, live.manifest.version, live.bundle, live.loaded_at)
+            for model, live in snapshot.models.items()
+        }
+        self._workers.report(
+            WorkerState(
+                worker=self.worker,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                started_at=self._started_at,
+                heartbeat_at=datetime.now(UTC),
+                models=loaded,
+                errors=dict(snapshot.errors),
+            )
+        )
+
+    def _watch(self) -> None:
+        heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
+        while not self._stopping.wait(self._settings.poll_seconds):
+            try:
+                if self.refresh_if_due() or time.monotonic() >= heartbeat_at:
+                    self.report()
+                    heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
+            except OSError:
+                # The store is out of reach for the moment: what is loaded goes on answering.
+                logger.exception("The release store could not be read or reported to; trying again")
+
+    def _refresh(self) -> None:
+        models, errors = dict(self._state.snapshot.models), {}
+        for model in self._source.models():
+            former = models.get(model)
+            try:
+                live = _load(self._source, model, former)
+            except Exception as error:
+                # Whatever is wrong with a release, the worker must go on answering from the one it has.
+                logger.exception("The release of %s is refused; %s", model, _what_stays(former))
+                count_refused(model)
+                errors[model] = f"{type(error).__name__}: {error}"
+                continue
+            if live is not former:
+                former_version = None if former is None else former.manifest.version
+                show_release(model, live.plan.release, live.manifest.version, former_version)
+                logger.info("%s: release %d, version %d is live", model, live.plan.release, live.manifest.version)
+            models[model] = live
+        self._state.snapshot = Snapshot(models, errors)
+
+
+def _load(source: ReleaseSource, model: str, former: LiveModel | None) -> LiveModel:
+    plan = source.plan(model)
+    if former is not None and former.plan == plan:
+        return former
+    if former is not None and former.bundle == plan.champion.bundle:
+        return replace(former, plan=plan, loaded_at=datetime.now(UTC))
+    bundle = source.bundle(plan.champion.bundle)
+    manifest = bundle.manifest
+    if (manifest.model, manifest.version) != (model, plan.champion.version):
+        raise BundleError(
+            f"release {plan.release} of {model} names version {plan.champion.version}, but bundle {bundle.id} "
+            f"holds {manifest.model} version {manifest.version}"
+        )
+    names = tuple(feature.name for feature in manifest.features)
+    scorer = _verified_scorer(bundle)
+    if scorer.features != names:
+        raise BundleError(f"the scorer takes the features {scorer.features}, its manifest declares {names}")
+    return LiveModel(
+        plan=plan,
+        bundle=bundle.id,
+        manifest=manifest,
+        contract=RowContract(manifest),
+        domain=DomainIndex(manifest.features, manifest.imputation),
+        scorer=scorer,
+        metrics=ModelMetrics(model, manifest.version, "champion", names),
+        loaded_at=datetime.now(UTC),
+    )
+
+
+def scorer_of(bundle: Bundle) -> Scorer:
+    """The scorer that a bundle holds, not yet warmed up or compared with its golden rows."""
+    manifest, files = bundle.manifest, bundle.files
+    if manifest.uncompiled is None:
+        return CompiledScorer.from_files(files["scorer.npz"], files["scorer.json"])
+    # The one way by which scikit-learn and pandas come into a serving process.
+    from mlops_assets.serving.uncompiled import PipelineScorer
+
+    return PipelineScorer(files["pipeline.skops"], manifest)
+
+
+def _verified_scorer(bundle: Bundle) -> Scorer:
+    scorer = scorer_of(bundle)
+    scorer.warm_up()
+    GoldenRows.from_json(bundle.files["golden.json"]).verify(scorer)
+    return scorer
+
+
+def _what_stays(former: LiveModel | None) -> str:
+    return "nothing else is loaded" if former is None else f"release {former.plan.release} stays in service"
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name).strip("-") or "host"

@@ -1,0 +1,191 @@
+"""The documents that describe the service: JSON Schema of a model's input, OpenAPI of all routes, and the page that shows it."""
+
+from typing import Any
+
+from mlops_assets.core.manifest import FeatureContract, Manifest
+
+DOCS_PAGE = b"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Predictions</title>
+<link rel="stylesheet" href="./static_content/swagger-ui.css">
+<link rel="icon" href="./static_content/favicon-light-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="./static_content/swagger-ui-bundle.js"></script>
+<script src="./static_content/swagger-ui-standalone-preset.js"></script>
+<script src="./static_content/swagger-initializer.js"></script>
+</body>
+</html>
+"""
+
+_TIME = {"type": "string", "format": "date-time", "description": "RFC 3339 with a time zone"}
+_KEY = {"type": "string", "minLength": 1, "maxLength": 200}
+_JSON_TYPES = {"number": "number", "integer": "integer", "boolean": "boolean", "category": "string"}
+
+
+def request_schema(manifest: Manifest) -> dict[str, Any]:
+    """JSON Schema of a predict request: one row, or `rows` with many.
+
+    Known ranges and levels appear as `x-` keywords, since a value outside them is answered and flagged, not refused.
+    """
+    row = _row_schema(manifest)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Input of {manifest.model}, version {manifest.version}",
+        "anyOf": [{"$ref": "#/$defs/row"}, _many("rows", {"$ref": "#/$defs/row"})],
+        "$defs": {"row": row},
+    }
+
+
+def openapi_document(manifests: list[Manifest]) -> dict[str, Any]:
+    """OpenAPI 3.1 of the service with these models loaded."""
+    paths: dict[str, Any] = {"/v1/models": _get("Which models answer, since when, from which release", ["models"])}
+    schemas: dict[str, Any] = {"Error": _ERROR}
+    for manifest in manifests:
+        model = manifest.model
+        schemas[f"{model}.Row"] = _row_schema(manifest)
+        schemas[f"{model}.Prediction"] = _prediction_schema(manifest)
+        schemas[f"{model}.Label"] = _label_schema(manifest)
+        paths[f"/v1/models/{model}/predict"] = _post(
+            f"Predict {manifest.label} for one row or many", model, f"{model}.Row", "rows", f"{model}.Prediction"
+        )
+        paths[f"/v1/models/{model}/feedback"] = _post(
+            f"Report the truth about {manifest.label}, or another named value", model, f"{model}.Label", "labels", None
+        )
+        paths[f"/v1/models/{model}/schema"] = _get("JSON Schema of the input", [model])
+    for path, summary in (
+        ("/livez", "Is the process alive?"),
+        ("/readyz", "Can it answer?"),
+        ("/metrics", "Prometheus metrics"),
+    ):
+        paths[path] = _get(summary, ["operation"], "text/plain")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "mlops-assets predictions", "version": "1"},
+        "servers": [{"url": "."}],
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _row_schema(manifest: Manifest) -> dict[str, Any]:
+    features = {
+        "type": "object",
+        "properties": {feature.name: _feature_schema(feature, manifest) for feature in manifest.features},
+        "required": [feature.name for feature in manifest.features if not feature.nullable],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "features": features,
+            "id": {**_KEY, "description": "becomes the prediction id; one is made if left out"},
+            "entity": {**_KEY, "description": f"what the prediction is about ({manifest.entity_key})"},
+            "event_time": {**_TIME, "description": "RFC 3339 with a time zone; the time of serving if left out"},
+        },
+        "required": ["features"],
+        "additionalProperties": False,
+    }
+
+
+def _feature_schema(feature: FeatureContract, manifest: Manifest) -> dict[str, Any]:
+    kind = _JSON_TYPES[feature.type]
+    known = {"minimum": feature.minimum, "maximum": feature.maximum, "levels": feature.levels}
+    return {
+        "type": [kind, "null"] if feature.nullable else kind,
+        **({"description": feature.description} if feature.description else {}),
+        **({"x-unit": feature.unit} if feature.unit else {}),
+        **{f"x-known-{name}": value for name, value in known.items() if value is not None},
+        "x-missing": manifest.imputation[feature.name].strategy,
+    }
+
+
+def _prediction_schema(manifest: Manifest) -> dict[str, Any]:
+    names = {"type": "array", "items": {"type": "string"}}
+    properties: dict[str, Any] = {
+        "prediction_id": _KEY,
+        "model": {"const": manifest.model},
+        "model_version": {"type": "integer"},
+        "release": {"type": "integer"},
+        "role": {"type": "string"},
+        "prediction": {"enum": list(manifest.classes)} if manifest.classes else {"type": "number"},
+        "imputed": names,
+        "out_of_domain": names,
+    }
+    if manifest.task == "binary":
+        properties["probability"] = {"type": "number", "description": f"of {manifest.classes[-1]!r}"}
+    elif manifest.task == "multiclass":
+        probability = {str(name): {"type": "number"} for name in manifest.classes}
+        properties["probabilities"] = {"type": "object", "properties": probability}
+    return {"type": "object", "properties": properties}
+
+
+def _label_schema(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "id": {**_KEY, "description": "of the prediction; or give entity and event_time"},
+            "entity": _KEY,
+            "event_time": _TIME,
+            "name": {**_KEY, "default": manifest.label},
+            "value": {"enum": list(manifest.classes)} if manifest.classes else {"type": "number"},
+            "observed_at": {**_TIME, "description": "RFC 3339 with a time zone; now if left out"},
+            "revision": {"type": "integer", "minimum": 0, "default": 0, "description": "a correction has a higher one"},
+        },
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+
+
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {"code": {"type": "string"}, "message": {"type": "string"}, "field": {"type": "string"}},
+            "required": ["code", "message"],
+        }
+    },
+}
+
+
+def _many(key: str, item: dict[str, Any]) -> dict[str, Any]:
+    items = {"type": "array", "items": item, "minItems": 1}
+    return {"type": "object", "properties": {key: items}, "required": [key], "additionalProperties": False}
+
+
+def _post(summary: str, model: str, request: str, key: str, answer: str | None) -> dict[str, Any]:
+    row = {"$ref": f"#/components/schemas/{request}"}
+    accepted = {"type": "object", "properties": {"accepted": {"type": "integer"}}}
+    one = {"$ref": f"#/components/schemas/{answer}"}
+    reply = accepted if answer is None else {"anyOf": [one, _many("predictions", one)]}
+    failures = {
+        status: {"description": text, **_content({"$ref": "#/components/schemas/Error"})}
+        for status, text in (
+            ("400", "Malformed"),
+            ("413", "Too large"),
+            ("422", "Does not fit the contract"),
+            ("503", "Not now"),
+        )
+    }
+    return {
+        "post": {
+            "summary": summary,
+            "tags": [model],
+            "requestBody": {"required": True, **_content({"anyOf": [row, _many(key, row)]})},
+            "responses": {"200": {"description": "Logged and answered", **_content(reply)}, **failures},
+        }
+    }
+
+
+def _get(summary: str, tags: list[str], media: str = "application/json") -> dict[str, Any]:
+    return {
+        "get": {"summary": summary, "tags": tags, "responses": {"200": {"description": "OK", "content": {media: {}}}}}
+    }
+
+
+def _content(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,98 @@
+"""What lives as long as a serving worker: settings, snapshot, loader, log and the threads for slow work."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mlops_assets.core.records import Record
+from mlops_assets.serving.loader import ReleaseLoader, ReleaseSource
+from mlops_assets.serving.metrics import count_log_failure, forget_dead_workers
+from mlops_assets.serving.settings import ServingSettings
+from mlops_assets.serving.state import ServingState
+from mlops_assets.stores.bundles import BundleStore
+from mlops_assets.stores.prediction_log import LogError, LogWriter, PredictionLog
+from mlops_assets.stores.releases import ReleaseStore
+from mlops_assets.stores.workers import WorkerStore
+
+logger = logging.getLogger("bentoml.mlops_assets.runtime")
+
+HOUSEKEEPING_SECONDS = 1.0
+
+
+class ServingRuntime:
+    """One worker's state and its background work, from start-up to shutdown.
+
+    Parameters
+    ----------
+    carried
+        The folder of plans and bundles inside a Bento; it need not exist.
+    """
+
+    def __init__(self, settings: ServingSettings, carried: Path):
+        home = settings.home
+        self.settings = settings
+        self.state = ServingState()
+        self.pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scoring")
+        source = ReleaseSource(ReleaseStore(home.releases), BundleStore(home.bundles), carried)
+        self._loader = ReleaseLoader(source, WorkerStore(home.workers), self.state, settings)
+        self._log: LogWriter | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    @property
+    def worker(self) -> str:
+        return self._loader.worker
+
+    async def start(self) -> None:
+        """Settle what dead workers left, open the log, load what is released. Raises when the home cannot be written to."""
+        await asyncio.to_thread(self._open)
+        self._housekeeping = asyncio.create_task(self._keep_house())
+        # What is loaded by now stays: the collector need not walk it again while requests wait.
+        gc.collect()
+        gc.freeze()
+
+    async def stop(self) -> None:
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._housekeeping
+        await asyncio.to_thread(self._close)
+        gc.unfreeze()
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Write records to the log; they are safe when this returns. Raises `LogError` when they cannot be written."""
+        assert self._log is not None
+        try:
+            if self._log.durable:
+                await asyncio.get_running_loop().run_in_executor(self.pool, self._log.append, records)
+            else:
+                self._log.append(records)
+        except LogError:
+            count_log_failure()
+            raise
+
+    def _open(self) -> None:
+        home = self.settings.home
+        forget_dead_workers()
+        PredictionLog(home.prediction_log).recover()
+        self._log = LogWriter(home.prediction_log, self.worker, durability=self.settings.log_durability)
+        self._loader.start()
+
+    def _close(self) -> None:
+        self._loader.stop()
+        self.pool.shutdown()
+        if self._log is not None:
+            self._log.close()
+
+    async def _keep_house(self) -> None:
+        assert self._log is not None
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            try:
+                await asyncio.to_thread(self._log.rotate_if_due)
+            except LogError:
+                count_log_failure()
+                logger.exception("A log segment could not be sealed; trying again")

@@ -1,0 +1,68 @@
+"""What can be set from outside the service: environment variables, read once at start-up."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from mlops_assets.stores.home import Home
+
+T = TypeVar("T")
+
+Durability = Literal["os", "disk"]
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """Settings of one serving worker.
+
+    Attributes
+    ----------
+    home
+        The folder of all state, `MLOPS_HOME` (default `.mlops` in the working directory).
+    log_durability
+        `MLOPS_LOG_DURABILITY`: "os" (default) survives the death of the process, "disk" also the loss of power.
+    max_body_bytes
+        `MLOPS_MAX_BODY_BYTES`: a larger request body is answered 413. The default holds 10,000 rows of some 40 features.
+    max_rows
+        `MLOPS_MAX_ROWS`: more rows or labels in one request are answered 413.
+    poll_seconds
+        `MLOPS_RELEASE_POLL_SECONDS`: how often the release pointer is looked at.
+    retry_seconds
+        `MLOPS_LOAD_RETRY_SECONDS`: how long after a refused bundle it is tried again.
+    """
+
+    home: Home
+    log_durability: Durability = "os"
+    max_body_bytes: int = 8 * 2**20
+    max_rows: int = 10_000
+    poll_seconds: float = 0.25
+    retry_seconds: float = 5.0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServingSettings":
+        """Read the settings. Raises `ValueError` naming the variable, its value and what is allowed."""
+        durability = environment.get("MLOPS_LOG_DURABILITY", cls.log_durability)
+        if durability not in ("os", "disk"):
+            raise ValueError(f"MLOPS_LOG_DURABILITY={durability!r}: choose 'os' or 'disk'")
+        return cls(
+            home=Home.from_environment(),
+            log_durability="disk" if durability == "disk" else "os",
+            max_body_bytes=_positive(environment, "MLOPS_MAX_BODY_BYTES", int, cls.max_body_bytes),
+            max_rows=_positive(environment, "MLOPS_MAX_ROWS", int, cls.max_rows),
+            poll_seconds=_positive(environment, "MLOPS_RELEASE_POLL_SECONDS", float, cls.poll_seconds),
+            retry_seconds=_positive(environment, "MLOPS_LOAD_RETRY_SECONDS", float, cls.retry_seconds),
+        )
+
+
+def _positive(environment: Mapping[str, str], name: str, read: Callable[[str], T], default: T) -> T:
+    text = environment.get(name)
+    if text is None:
+        return default
+    try:
+        value = read(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r} is not a number") from None
+    if not value > 0:  # type: ignore[operator]
+        raise ValueError(f"{name}={text!r} must be above zero")
+    return value

@@ -1,0 +1,51 @@
+"""What one worker answers from: an immutable snapshot, read once per request and replaced in one assignment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mlops_assets.core.domain import DomainIndex
+from mlops_assets.core.manifest import Manifest
+from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.core.scorer import Scorer
+from mlops_assets.serving.contract import RowContract
+from mlops_assets.serving.metrics import ModelMetrics
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """One verified, warmed-up bundle and the plan that put it in service."""
+
+    plan: ReleasePlan
+    bundle: str
+    manifest: Manifest
+    contract: RowContract
+    domain: DomainIndex
+    scorer: Scorer
+    metrics: ModelMetrics
+    loaded_at: datetime
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether one row takes long enough to be scored off the event loop."""
+        return self.manifest.uncompiled is not None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a worker has loaded, and by model why its newest release was not."""
+
+    models: Mapping[str, LiveModel] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_ready(self) -> bool:
+        """True when something can be answered, or no model was ever released, so that there is nothing to wait for."""
+        return bool(self.models) or not self.errors
+
+
+class ServingState:
+    """The current snapshot of this worker."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()

@@ -1,0 +1,70 @@
+"""The service's application in this process, with its runtime, driven by plain calls."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from mlops_assets.core.records import LabelRecord, PredictionRecord, Record
+from mlops_assets.serving.app import ServingApp
+from mlops_assets.serving.runtime import ServingRuntime
+from mlops_assets.serving.settings import ServingSettings
+from mlops_assets.stores.home import Home
+from mlops_assets.stores.prediction_log import PredictionLog
+from mlops_assets_tests.waiting import wait_until
+
+
+async def _inner(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"inner " + scope["path"].encode()})
+
+
+class AppUnderTest:
+    """Starts a runtime on a home and answers requests through the application, without a socket."""
+
+    def __init__(self, home: Home, carried: Path | None = None, **settings: Any):
+        self.home = home
+        options = {"poll_seconds": 0.02, "retry_seconds": 0.1, **settings}
+        self.runtime = ServingRuntime(ServingSettings(home, **options), carried or home.root / "nothing carried")
+        self._runner = asyncio.Runner()
+        self._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(ServingApp(_inner, self.runtime)), base_url="http://service"
+        )
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        self._runner.run(self.runtime.start())
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._runner.run(self._client.aclose())
+        self._runner.run(self.runtime.stop())
+        self._runner.__exit__(*exception)
+
+    def request(self, method: str, path: str, content: bytes | None = None, **headers: str) -> httpx.Response:
+        return self._runner.run(self._client.request(method, path, content=content, headers=headers))
+
+    def get(self, path: str) -> httpx.Response:
+        return self.request("GET", path)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return self.request("POST", path, content, **{"content-type": "application/json"})
+
+    def predict(self, features: dict[str, Any], model: str = "delay", **extra: Any) -> httpx.Response:
+        return self.post(f"/v1/models/{model}/predict", {"features": features, **extra})
+
+    def records(self) -> list[Record]:
+        return list(PredictionLog(self.home.prediction_log).records())
+
+    def predictions(self) -> list[PredictionRecord]:
+        return [record for record in self.records() if isinstance(record, PredictionRecord)]
+
+    def labels(self) -> list[LabelRecord]:
+        return [record for record in self.records() if isinstance(record, LabelRecord)]
+
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        wait_until(what, timeout_s=20)
