@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 import pandas as pd
 
-from mlops_assets.assets.frames import validated_type
+from mlops_assets.assets.documents import CANDIDATE, EVALUATION
+from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.release import Released, ReleaseRefused, deploy, final_fit, require_verdict
@@ -15,7 +16,7 @@ from mlops_assets.operations.train import Candidate, Fitted
 from mlops_assets.resources import StoresResource, TrackingResource
 
 
-def deployed_bento_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     """The asset that releases a candidate whose gates have passed."""
     key = dg.AssetKey([spec.name, "deployed_bento"])
 
@@ -25,13 +26,12 @@ def deployed_bento_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         owners=[spec.owner],
         description="The Bento and the release plan that put the judged model into service.",
         ins={
-            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=validated_type(spec)),
-            "trained_model": dg.AssetIn([spec.name, "trained_model"]),
-            "evaluation": dg.AssetIn([spec.name, "evaluation"]),
+            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=types.validated),
+            "trained_model": dg.AssetIn([spec.name, "trained_model"], dagster_type=CANDIDATE),
+            "evaluation": dg.AssetIn([spec.name, "evaluation"], dagster_type=EVALUATION),
         },
         kinds={"bentoml"},
         output_required=False,
-        automation_condition=None,
         check_specs=[
             dg.AssetCheckSpec("verdict", asset=key, blocking=True, description="The candidate passed all of its gates."),
             dg.AssetCheckSpec("final_fit_compiled", asset=key, description="The served fit equals scikit-learn, compiled."),

@@ -3,7 +3,8 @@
 import dagster as dg
 import pandas as pd
 
-from mlops_assets.assets.frames import records_table, validated_type
+from mlops_assets.assets.documents import CANDIDATE, EVALUATION
+from mlops_assets.assets.frames import FrameTypes, records_table
 from mlops_assets.assets.pictures import as_markdown, evaluation_figures, png
 from mlops_assets.core.evaluation import Evaluation, GateResult
 from mlops_assets.core.spec import ModelSpec
@@ -12,7 +13,7 @@ from mlops_assets.operations.train import Candidate
 from mlops_assets.resources import StoresResource, TrackedRun, TrackingResource
 
 
-def evaluation_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     """The asset that judges the candidate."""
     key = dg.AssetKey([spec.name, "evaluation"])
 
@@ -22,9 +23,10 @@ def evaluation_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         owners=[spec.owner],
         description="The candidate on the held-out rows: metrics, slices, the champion on the same rows, and the gates.",
         ins={
-            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=validated_type(spec)),
-            "trained_model": dg.AssetIn([spec.name, "trained_model"]),
+            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=types.validated),
+            "trained_model": dg.AssetIn([spec.name, "trained_model"], dagster_type=CANDIDATE),
         },
+        dagster_type=EVALUATION,
         kinds={"scikitlearn"},
         check_specs=[
             dg.AssetCheckSpec(gate.name, asset=key, blocking=True, description=f"Gate: {gate.model_dump_json(exclude_none=True)}")
@@ -37,7 +39,7 @@ def evaluation_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         tracking: TrackingResource,
         validated_features: pd.DataFrame,
         trained_model: Candidate,
-    ) -> dg.MaterializeResult[Evaluation]:
+    ) -> dg.MaterializeResult:
         run = tracking.run(context, spec.name)
         judgement = evaluate(spec, stores.open(), validated_features, trained_model)
         pictures = {

@@ -3,6 +3,7 @@
 They describe; gating is the business of the checks.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -12,31 +13,33 @@ from dagster_pandas import PandasColumn, create_dagster_pandas_dataframe_type
 from mlops_assets.core.spec import FeatureSpec, ModelSpec
 
 
-def raw_type(spec: ModelSpec) -> dg.DagsterType:
-    """Any frame: what the source holds is not known before it is validated."""
-    return _frame_type(spec, "RawData", "Rows as the source and the log hold them.", None)
+@dataclass(frozen=True)
+class FrameTypes:
+    """The Dagster types of one model's frames. A type name may exist once, so they are made once and shared by the assets."""
+
+    raw: dg.DagsterType
+    validated: dg.DagsterType
+    quarantine: dg.DagsterType
+    imputed: dg.DagsterType
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "FrameTypes":
+        reasons = [PandasColumn.string_column("quarantine_reason", non_nullable=True)]
+        return cls(
+            raw=_frame_type(spec, "RawData", "Rows as the source and the log hold them.", None),
+            validated=_frame_type(spec, "ValidatedFeatures", "Rows that hold the declared contract.", _contract_columns(spec)),
+            quarantine=_frame_type(spec, "Quarantine", "Rows that break the declared contract, and why.", reasons),
+            imputed=_frame_type(spec, "ImputedFeatures", "Features as the imputation plan fills them: none is missing.", None),
+        )
 
 
-def validated_type(spec: ModelSpec) -> dg.DagsterType:
-    """Rows that hold the contract: the declared columns with their types, and the closed domains as constraints."""
-    columns = [
+def _contract_columns(spec: ModelSpec) -> list[PandasColumn]:
+    return [
         PandasColumn.string_column(spec.entity_key, non_nullable=True),
         PandasColumn.exists(spec.event_time, non_nullable=True),
         PandasColumn.exists(spec.label.column),
         *(_column(feature) for feature in spec.features),
     ]
-    return _frame_type(spec, "ValidatedFeatures", "Rows that hold the declared contract.", columns)
-
-
-def imputed_type(spec: ModelSpec) -> dg.DagsterType:
-    """The features without holes; which of them are kept depends on the plan."""
-    return _frame_type(spec, "ImputedFeatures", "Features as the imputation plan fills them: no value is missing.", None)
-
-
-def quarantine_type(spec: ModelSpec) -> dg.DagsterType:
-    """Rows that break the contract, as text, with the reasons."""
-    columns = [PandasColumn.string_column("quarantine_reason", non_nullable=True)]
-    return _frame_type(spec, "Quarantine", "Rows that break the declared contract, and why.", columns)
 
 
 def _frame_type(spec: ModelSpec, kind: str, description: str, columns: list[PandasColumn] | None) -> dg.DagsterType:
@@ -51,7 +54,7 @@ def _column(feature: FeatureSpec) -> PandasColumn:
     if feature.is_category:
         if feature.domain == "closed" and feature.categories is not None:
             known = {*feature.categories, None} if feature.nullable else set(feature.categories)
-            return PandasColumn.categorical_column(feature.name, categories=known, non_nullable=non_nullable, ignore_missing_vals=True)
+            return PandasColumn.categorical_column(feature.name, categories=known, non_nullable=non_nullable, ignore_missing_vals=feature.nullable)
         return PandasColumn.exists(feature.name, non_nullable=non_nullable)
     closed = feature.domain == "closed"
     return PandasColumn.numeric_column(
@@ -59,7 +62,7 @@ def _column(feature: FeatureSpec) -> PandasColumn:
         min_value=feature.minimum if closed and feature.minimum is not None else -float("inf"),
         max_value=feature.maximum if closed and feature.maximum is not None else float("inf"),
         non_nullable=non_nullable,
-        ignore_missing_vals=True,
+        ignore_missing_vals=feature.nullable,
     )
 
 

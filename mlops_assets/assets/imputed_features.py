@@ -3,7 +3,7 @@
 import dagster as dg
 import pandas as pd
 
-from mlops_assets.assets.frames import column_schema, imputed_type, records_table, validated_type
+from mlops_assets.assets.frames import FrameTypes, column_schema, records_table
 from mlops_assets.core.imputation import PlanImputer, encode_plan
 from mlops_assets.core.manifest import ImputationPlan
 from mlops_assets.core.spec import ModelSpec
@@ -13,7 +13,7 @@ from mlops_assets.operations.train import plan_imputation
 PLAN = "imputation_plan"
 
 
-def imputed_features_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+def imputed_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     """The asset that plans the imputation from training rows and shows its result."""
 
     @dg.asset(
@@ -21,8 +21,8 @@ def imputed_features_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         group_name=spec.name,
         owners=[spec.owner],
         description="Features without holes, as the imputation plan fills them; the plan becomes the first step of the model.",
-        ins={"validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=validated_type(spec))},
-        dagster_type=imputed_type(spec),
+        ins={"validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=types.validated)},
+        dagster_type=types.imputed,
         kinds={"pandas", "scikitlearn"},
         check_specs=[
             dg.AssetCheckSpec(
@@ -47,7 +47,7 @@ def imputed_features_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             value=imputed,
             metadata={
                 "dagster/row_count": len(imputed),
-                "dagster/column_schema": dg.MetadataValue.column_schema(column_schema(imputed, spec)),
+                "dagster/column_schema": dg.MetadataValue.table_schema(column_schema(imputed, spec)),
                 "worst_missing_rate": max(feature.missing_rate for feature in plan.features),
                 "alarms": len(plan.alarms),
                 "dropped": len(plan.dropped),

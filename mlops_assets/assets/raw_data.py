@@ -6,11 +6,12 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from mlops_assets.assets.frames import column_schema, raw_type
+from mlops_assets.assets.frames import FrameTypes, column_schema
 from mlops_assets.core.schema import read_times
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.history import History, read_history
 from mlops_assets.resources import StoresResource
+from mlops_assets.sources.errors import SourceError
 
 
 class RawDataConfig(dg.Config):
@@ -23,7 +24,7 @@ class RawDataConfig(dg.Config):
     )
 
 
-def raw_data_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+def raw_data_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     """The asset that reads the model's history."""
 
     @dg.asset(
@@ -31,12 +32,15 @@ def raw_data_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         group_name=spec.name,
         owners=[spec.owner],
         description=f"Rows of `{spec.name}` known at `as_of`: the declared source, plus labelled answers of the service.",
-        dagster_type=raw_type(spec),
+        dagster_type=types.raw,
         kinds={"pandas"},
         retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
     )
     def raw_data(config: RawDataConfig, stores: StoresResource) -> dg.MaterializeResult:
-        history = read_history(spec, stores.open(), _read_as_of(config.as_of))
+        try:
+            history = read_history(spec, stores.open(), _read_as_of(config.as_of))
+        except SourceError as error:
+            raise dg.Failure(f"model {spec.name!r}: {error}", allow_retries=False) from error
         return dg.MaterializeResult(
             value=history.frame, data_version=dg.DataVersion(history.data_hash), metadata=_metadata(spec, history)
         )
@@ -60,7 +64,7 @@ def _metadata(spec: ModelSpec, history: History) -> dict[str, dg.MetadataValue]:
     frame = history.frame
     metadata: dict[str, dg.MetadataValue] = {
         "dagster/row_count": dg.MetadataValue.int(len(frame)),
-        "dagster/column_schema": dg.MetadataValue.column_schema(column_schema(frame, spec)),
+        "dagster/column_schema": dg.MetadataValue.table_schema(column_schema(frame, spec)),
         "as_of": dg.MetadataValue.timestamp(history.as_of),
         "data_hash": dg.MetadataValue.text(history.data_hash),
         "source_rows": dg.MetadataValue.int(history.source_rows),

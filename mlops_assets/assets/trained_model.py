@@ -3,7 +3,8 @@
 import dagster as dg
 import pandas as pd
 
-from mlops_assets.assets.frames import imputed_type, validated_type
+from mlops_assets.assets.documents import CANDIDATE
+from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.assets.imputed_features import PLAN
 from mlops_assets.core.history import DATA_HASH
 from mlops_assets.core.imputation import decode_plan
@@ -13,7 +14,7 @@ from mlops_assets.operations.train import Candidate, Fitted, is_reproducible, ru
 from mlops_assets.resources import StoresResource, TrackingResource
 
 
-def trained_model_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+def trained_model_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     """The asset that fits the candidate on the window without its held-out part."""
     key = dg.AssetKey([spec.name, "trained_model"])
 
@@ -23,9 +24,10 @@ def trained_model_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         owners=[spec.owner],
         description=f"`{spec.training.estimator}` behind the imputation plan and the encoders, registered in MLflow.",
         ins={
-            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=validated_type(spec)),
-            "imputed_features": dg.AssetIn([spec.name, "imputed_features"], dagster_type=imputed_type(spec)),
+            "validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=types.validated),
+            "imputed_features": dg.AssetIn([spec.name, "imputed_features"], dagster_type=types.imputed),
         },
+        dagster_type=CANDIDATE,
         kinds={"scikitlearn", "mlflow"},
         check_specs=[
             dg.AssetCheckSpec("reproducible", asset=key, blocking=True, description="Two fits on the same rows answer the same bytes."),
@@ -38,7 +40,7 @@ def trained_model_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         tracking: TrackingResource,
         validated_features: pd.DataFrame,
         imputed_features: pd.DataFrame,
-    ) -> dg.MaterializeResult[Candidate]:
+    ) -> dg.MaterializeResult:
         run = tracking.run(context, spec.name)
         candidate, fitted, rows = train(
             spec,

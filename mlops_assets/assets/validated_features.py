@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import dagster as dg
 import pandas as pd
 
-from mlops_assets.assets.frames import column_schema, quarantine_type, raw_type, records_table, validated_type
+from mlops_assets.assets.frames import FrameTypes, column_schema, records_table
 from mlops_assets.core.schema import Validation, validate
 from mlops_assets.core.spec import ModelSpec
 
 
-def validated_features_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+def validated_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     """The pair of assets that splits the raw rows, with the checks that gate them."""
     key = dg.AssetKey([spec.name, "validated_features"])
 
@@ -21,19 +21,19 @@ def validated_features_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             "validated_features": dg.AssetOut(
                 key=key,
                 owners=[spec.owner],
-                dagster_type=validated_type(spec),
+                dagster_type=types.validated,
                 kinds={"pandas", "pandera"},
                 description="Rows that hold the declared contract.",
             ),
             "quarantine": dg.AssetOut(
                 key=[spec.name, "quarantine"],
                 owners=[spec.owner],
-                dagster_type=quarantine_type(spec),
+                dagster_type=types.quarantine,
                 kinds={"pandas"},
                 description="Rows that break the declared contract, as received, with the reasons.",
             ),
         },
-        ins={"raw_data": dg.AssetIn([spec.name, "raw_data"], dagster_type=raw_type(spec))},
+        ins={"raw_data": dg.AssetIn([spec.name, "raw_data"], dagster_type=types.raw)},
         check_specs=[
             dg.AssetCheckSpec("columns_as_declared", asset=key, blocking=True, description="Every declared column is there, of its type."),
             dg.AssetCheckSpec(
@@ -64,7 +64,7 @@ def _output(
     frame.attrs = dict(raw.attrs)
     metadata = {
         "dagster/row_count": len(frame),
-        "dagster/column_schema": dg.MetadataValue.column_schema(column_schema(frame, spec)),
+        "dagster/column_schema": dg.MetadataValue.table_schema(column_schema(frame, spec)),
         **numbers,
     }
     return dg.Output(frame, output_name=name, metadata=metadata)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from mlops_assets.assets.deployed_bento import deployed_bento_asset
 from mlops_assets.assets.evaluation import evaluation_asset
+from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.assets.imputed_features import imputed_features_asset
 from mlops_assets.assets.raw_data import raw_data_asset
 from mlops_assets.assets.trained_model import trained_model_asset
@@ -41,13 +42,14 @@ class ModelLifecycle(dg.Component):
 
 def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
     """The assets, checks and job of one model, without resources."""
+    types = FrameTypes.of(spec)
     assets = [
-        raw_data_asset(spec),
-        validated_features_asset(spec),
-        imputed_features_asset(spec),
-        trained_model_asset(spec),
-        evaluation_asset(spec),
-        deployed_bento_asset(spec),
+        raw_data_asset(spec, types),
+        validated_features_asset(spec, types),
+        imputed_features_asset(spec, types),
+        trained_model_asset(spec, types),
+        evaluation_asset(spec, types),
+        deployed_bento_asset(spec, types),
     ]
     job = dg.define_asset_job(
         f"{spec.name}_lifecycle",

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
 import numpy as np
 import pandas as pd
 import uuid_utils
@@ -166,12 +165,12 @@ def _registered_version(spec: ModelSpec, stores: Stores, candidate: Candidate, f
 def _bundle_files(spec: ModelSpec, fitted: Fitted, rows: TrainingRows) -> dict[str, bytes]:
     newest = rows.whole.tail(GOLDEN_ROWS)
     raw = raw_rows(fitted.contract, newest)
-    if fitted.scorer is None:
-        output = predict(fitted.pipeline, newest[list(spec.feature_names)])
-        return {"pipeline.skops": fitted.skops, "golden.json": msgspec.json.encode(GoldenRows.of(raw, output))}
-    npz, layout = fitted.scorer.to_files()
-    golden = GoldenRows.of(raw, fitted.scorer.score_rows(raw))
-    return {"scorer.npz": npz, "scorer.json": layout, "golden.json": msgspec.json.encode(golden)}
+    if fitted.scorer is not None:
+        npz, layout = fitted.scorer.to_files()
+        return {"scorer.npz": npz, "scorer.json": layout, "golden.json": GoldenRows.make(fitted.scorer, raw).to_json()}
+    answers = predict(fitted.pipeline, newest[list(spec.feature_names)]).tolist()
+    golden = GoldenRows(spec.feature_names, tuple(raw), tuple(tuple(answer) for answer in answers))
+    return {"pipeline.skops": fitted.skops, "golden.json": golden.to_json()}
 
 
 def _same_answers(champion: Manifest, files: dict[str, bytes], fitted: Fitted) -> bool:

@@ -46,3 +46,18 @@ class Home:
     @property
     def bentoml(self) -> Path:
         return self.root / "bentoml"
+
+    @property
+    def dagster(self) -> Path:
+        return self.root / "dagster"
+
+    @property
+    def service_address(self) -> Path:
+        return self.root / "service.url"
+
+    def service_url(self) -> str | None:
+        """Where the service of this home answers, as its supervisor wrote it down; None where none runs."""
+        try:
+            return self.service_address.read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            return None

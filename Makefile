@@ -1,0 +1,67 @@
+# The vocabulary of the project: people, hooks and CI call these targets and nothing else.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export BENTOML_DO_NOT_TRACK := True
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 13), "Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## make .venv from requirements.lock
+
+.PHONY: demo
+demo: install ## both models on real flights: train, gate, release, serve, ask, judge (under three minutes)
+	$(BIN)/mlops-assets demo
+
+.PHONY: test
+test: install ## the test suite (what needs a server or browser that is not installed is skipped by name)
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
+
+.PHONY: test-slow
+test-slow: install ## end to end, with real servers and a browser: a skip is a failure
+	MLOPS_NO_SKIP=1 $(BIN)/pytest -m slow
+
+.PHONY: check
+check: install ## format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: install ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: dev
+dev: install ## the Dagster UI and daemon on http://127.0.0.1:3001
+	$(BIN)/dagster dev --host 127.0.0.1 --port 3001
+
+.PHONY: serve
+serve: install ## the prediction service on http://127.0.0.1:3000
+	$(BIN)/mlops-assets serve
+
+.PHONY: up
+up: install ## the Dagster UI, its daemon and the service, on what the demo left, until Ctrl-C
+	$(BIN)/mlops-assets up
+
+.PHONY: lock
+lock: install ## resolve requirements.lock again from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-strip-extras --python-version 3.11 \
+		--output-file requirements.lock
+
+.PHONY: clean
+clean: ## remove local state, caches and test artifacts; keeps .venv
+	rm -rf .mlops .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-artifacts build dist .tmp_dagster_home_*
+	find mlops_assets mlops_assets_tests bentos -name __pycache__ -prune -exec rm -rf {} +
