@@ -9,6 +9,7 @@ import os
 import time
 
 import psutil  # type: ignore[import-untyped]
+from _bentoml_impl.loader import load  # type: ignore[import-untyped]
 from _bentoml_impl.server import serve_http  # type: ignore[import-untyped]
 from bentoml._internal.log import configure_server_logging
 from bentoml._internal.utils.circus import Server
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--keep-alive", type=int, default=75, help="seconds an idle connection stays open")
     arguments = parser.parse_args()
     configure_server_logging()  # type: ignore[no-untyped-call]
+    load(arguments.target, working_dir=arguments.target).inject_config()
     server = serve_http(
         arguments.target,
         working_dir=arguments.target,

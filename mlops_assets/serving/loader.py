@@ -169,7 +169,7 @@ def _load(source: ReleaseSource, model: str, former: LiveModel | None) -> LiveMo
     plan = source.plan(model)
     if former is not None and former.plan == plan:
         return former
-    if former is not None and former.bundle == plan.champion.bundle:
+    if former is not None and former.plan.champion == plan.champion:
         return replace(former, plan=plan, loaded_at=datetime.now(UTC))
     bundle = source.bundle(plan.champion.bundle)
     manifest = bundle.manifest

@@ -1,5 +1,6 @@
 """Every kind of request, answered or refused, and what of it is on record."""
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlops_assets.serving.app import ServingApp
+from mlops_assets.serving.runtime import ServingRuntime
+from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.stores.home import Home
+from mlops_assets.stores.prediction_log import LogError
 from mlops_assets_tests.serving.factory import Task, answered_outputs, release, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest
 
@@ -409,3 +414,26 @@ class TestNothingLoaded:
             assert (response.status_code, error_of(response)["code"]) == (503, "not_loaded")
             assert "retry-after" in response.headers
             assert app.get("/v1/models").json()["models"] == []
+
+
+def test_a_home_that_cannot_be_written_to_fails_the_start(home: Home):
+    """uvicorn serves on without a lifespan when it raises; only when told of the failure does it exit."""
+    home.prediction_log.write_text("not a folder")
+    sent: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def start() -> None:
+        async def receive() -> dict[str, str]:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        runtime = ServingRuntime(ServingSettings(home), home.root / "nothing carried")
+        await ServingApp(inner, runtime)({"type": "lifespan"}, receive, send)
+
+    with pytest.raises((OSError, LogError)):
+        asyncio.run(start())
+    assert sent[0]["type"] == "lifespan.startup.failed"

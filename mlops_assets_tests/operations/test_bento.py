@@ -1,0 +1,86 @@
+"""The Bento: what it carries, that it is built once, and that it answers with no store in reach."""
+
+import os
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from mlops_assets.operations.bento import BentoError, bento_path, build_bento
+from mlops_assets.operations.supervise import running_service, wait_until_live
+from mlops_assets.stores.bundles import BundleError
+from mlops_assets.stores.home import Home
+from mlops_assets.stores.prediction_log import PredictionLog
+from mlops_assets_tests.serving.factory import answered_outputs, corrupt, release, small_model
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def test_a_bento_carries_code_plans_and_bundles_and_is_built_once(home: Home):
+    plan = release(home, small_model())
+    tag = build_bento(home)
+    folder = bento_path(home, tag)
+    built_at = (folder / "bento.yaml").stat().st_mtime_ns
+
+    assert build_bento(home) == build_bento(home, ("delay",)) == tag
+    assert (folder / "bento.yaml").stat().st_mtime_ns == built_at
+    assert (folder / "src" / "carried" / "plans" / "delay.json").is_file()
+    assert (folder / "src" / "carried" / "bundles" / plan.champion.bundle.removeprefix("sha256:")).is_dir()
+    assert (folder / "src" / "mlops_assets" / "serving" / "app.py").is_file()
+    assert not (folder / "src" / "mlops_assets" / "operations").exists()
+    requirements = (folder / "env" / "python" / "requirements.txt").read_text()
+    assert "msgspec" in requirements
+    assert not {"pandas", "scikit-learn", "mlflow", "dagster"} & set(requirements.replace(">=", "\n").split("\n"))
+
+
+@pytest.mark.slow
+def test_a_new_release_makes_a_new_bento_and_an_uncompiled_model_adds_what_it_needs(home: Home):
+    release(home, small_model())
+    first = build_bento(home)
+    release(home, small_model("slow", compiled=False))
+
+    second = build_bento(home)
+
+    assert first != second
+    declared = yaml.safe_load((bento_path(home, second) / "src" / "bentofile.yaml").read_text())
+    assert any(package.startswith("scikit-learn") for package in declared["python"]["packages"])
+
+
+def test_what_is_not_released_or_damaged_is_not_built(home: Home):
+    with pytest.raises(BentoError, match="'delay' has no release"):
+        build_bento(home, ("delay",))
+    corrupt(home, release(home, small_model()).champion.bundle)
+    with pytest.raises(BundleError, match="damaged"):
+        build_bento(home)
+
+
+@pytest.mark.slow
+def test_a_bento_answers_elsewhere_with_two_workers_until_a_store_has_something_newer(home: Home, tmp_path: Path):
+    model = small_model()
+    release(home, model)
+    source = bento_path(home, build_bento(home))
+    folder = tmp_path / "shipped"
+    os.rename(source, folder)
+    elsewhere = Home(tmp_path / "elsewhere")
+
+    with (
+        running_service(elsewhere, target=folder, workers=2, ready_timeout=120) as url,
+        httpx.Client(base_url=url, timeout=30, trust_env=False) as client,
+    ):
+        rows = [{"features": row} for row in model.request_rows(100)]
+        answers = client.post("/v1/models/delay/predict", json={"rows": rows}).json()["predictions"]
+        outputs = np.array([answered_outputs(model, answer) for answer in answers])
+        np.testing.assert_allclose(outputs, model.expected(100), rtol=0, atol=1e-12)
+        assert len(list(PredictionLog(elsewhere.prediction_log).records("delay"))) == 100
+        assert wait_until_live(elsewhere, "delay", 1) == 2
+
+        release(elsewhere, small_model(version=2))
+        newer = release(elsewhere, small_model(version=3))
+
+        assert wait_until_live(elsewhere, "delay", newer.release, timeout=60) == 2
+        assert client.post("/v1/models/delay/predict", json=rows[0]).json()["model_version"] == 3
