@@ -20,7 +20,7 @@ BITSET_CODES = 256
 
 IDENTITY, MEAN, EXP, LOGIT, SOFTMAX = range(5)
 
-_BLOCK_ROWS = 64
+_BLOCK_ROWS = 256
 
 
 class Arrays(NamedTuple):
@@ -261,23 +261,26 @@ def _add_trees_numpy(encoded: Floats, arrays: Arrays, raw: Floats) -> None:
         return
     rows = np.arange(len(encoded))[:, None]
     at = np.repeat(arrays.roots[None, :].astype(np.int64), len(encoded), axis=0)
+    nodes = arrays.nodes
     while True:
-        node = arrays.nodes[at]
-        inner = node["left"] != 0
+        left = nodes["left"][at]
+        inner = left != 0
         if not inner.any():
             break
-        value = encoded[rows, np.where(inner, node["feature"], 0)]
-        goes_left = value <= node["threshold"]
+        value = encoded[rows, np.where(inner, nodes["feature"][at], 0)]
+        goes_left = value <= nodes["threshold"][at]
         missing = np.isnan(value)
         if len(arrays.bits):
-            by_code = node["bits"] >= 0
+            bitset = nodes["bits"][at]
+            by_code = bitset >= 0
             known = by_code & (value >= 0) & (value < BITSET_CODES)
             code = np.where(known, value, 0.0).astype(np.int64)
-            words = arrays.bits[np.where(by_code, node["bits"], 0), code >> 5]
+            words = arrays.bits[np.where(by_code, bitset, 0), code >> 5]
             goes_left = np.where(known, (words >> (code & 31).astype(np.uint32)) & 1 != 0, goes_left)
             missing |= by_code & ~known
-        goes_left = np.where(missing, node["missing_left"] != 0, goes_left)
-        at = np.where(inner, node["left"] + ~goes_left, at)
+        if missing.any():
+            goes_left = np.where(missing, nodes["missing_left"][at] != 0, goes_left)
+        at = np.where(inner, left + ~goes_left, at)
     values = arrays.leaves[arrays.nodes["feature"][at]]
     for output in np.unique(arrays.tree_outputs):
         raw[:, output : output + values.shape[2]] += values[:, arrays.tree_outputs == output].sum(axis=1)

@@ -141,10 +141,11 @@ def hard_rows(contract: tuple[FeatureContract, ...], pipeline: Pipeline, seed: i
         for value in values:
             rows.append({**rows[generator.integers(8)], name: value})
         rows.append({**dict.fromkeys(choices.ordinary), name: values[0]})
+    odd = choices.odd
     for _ in range(_RANDOM_ROWS):
         mixed = {name: values[generator.integers(len(values))] for name, values in choices.ordinary.items()}
         for name in generator.choice(list(mixed), generator.integers(0, 4)):
-            mixed[name] = choices.hard[name][generator.integers(len(choices.hard[name]))]
+            mixed[name] = odd[name][generator.integers(len(odd[name]))]
         rows.append(mixed)
     return pd.DataFrame({feature.name: _series(feature, rows) for feature in contract})
 
@@ -160,6 +161,15 @@ class _Choices:
 
     ordinary: dict[str, list[Any]]
     hard: dict[str, list[Any]]
+
+    @property
+    def odd(self) -> dict[str, list[Any]]:
+        """The hard values that fit float32, so that most mixtures are answered and not refused."""
+        return {name: [value for value in values if not _overflows(value)] for name, values in self.hard.items()}
+
+
+def _overflows(value: Any) -> bool:
+    return isinstance(value, float) and abs(value) > float(np.finfo(np.float32).max)
 
 
 def _choices(contract: tuple[FeatureContract, ...], pipeline: Pipeline, generator: np.random.Generator) -> _Choices:

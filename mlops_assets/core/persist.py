@@ -1,5 +1,6 @@
 """A fitted pipeline as skops bytes, and back, with the types it needs named. In memory only; nothing is ever unpickled."""
 
+import importlib
 from collections.abc import Collection
 
 from sklearn.pipeline import Pipeline
@@ -9,7 +10,6 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from mlops_assets.core.imputation import PlanImputer
 
 _OWN_TYPE = f"{PlanImputer.__module__}.{PlanImputer.__qualname__}"
-_ALWAYS_TRUSTED = ("sklearn.", "numpy.", "scipy.")
 
 
 def dump_pipeline(pipeline: Pipeline) -> tuple[bytes, tuple[str, ...]]:
@@ -30,7 +30,7 @@ def load_pipeline(data: bytes, trusted: Collection[str]) -> Pipeline:
     Parameters
     ----------
     trusted
-        Types outside of scikit-learn, numpy, scipy and this package that may be made, as the manifest lists them.
+        Types that may be made beside those that skops trusts, scikit-learn's classes and our imputer: the manifest's list.
 
     Raises
     ------
@@ -51,4 +51,11 @@ def load_pipeline(data: bytes, trusted: Collection[str]) -> Pipeline:
 
 
 def _is_known(name: str) -> bool:
-    return name == _OWN_TYPE or name.startswith(_ALWAYS_TRUSTED)
+    """Whether this is our imputer or a class of scikit-learn; functions are not, since some of numpy's run code."""
+    if name == _OWN_TYPE:
+        return True
+    module, _, attribute = name.rpartition(".")
+    if not module.startswith("sklearn."):
+        return False
+    found = getattr(importlib.import_module(module), attribute, None)
+    return isinstance(found, type) and found.__module__.startswith("sklearn.")
