@@ -21,6 +21,7 @@ from types import FrameType
 import httpx
 
 from mlops_assets.operations.bento import SOURCE
+from mlops_assets.stores.files import make_folder, write_whole
 from mlops_assets.stores.home import ENVIRONMENT_VARIABLE, Home
 from mlops_assets.stores.workers import WorkerState, WorkerStore
 
@@ -77,7 +78,7 @@ def serve(home: Home, *, host: str = "127.0.0.1", port: int = 3000, workers: int
     Raises
     ------
     ServiceFailed
-        When it dies again and again soon after its start.
+        When its address is taken, or it dies again and again soon after its start.
     """
     options = ServiceOptions(host=host, port=port, workers=workers, target=target)
     stopping = threading.Event()
@@ -96,7 +97,23 @@ def serve(home: Home, *, host: str = "127.0.0.1", port: int = 3000, workers: int
 
 
 def supervise(home: Home, options: ServiceOptions, stopping: threading.Event) -> None:
-    """Keep the service running until `stopping` is set; then end it. Raises `ServiceFailed` when it cannot be kept running."""
+    """Keep the service running until `stopping` is set, then end it; meanwhile the home says where it answers.
+
+    Raises
+    ------
+    ServiceFailed
+        When its address is taken, or it dies again and again.
+    """
+    _require_free(options)
+    make_folder(home.root)
+    write_whole(home.service_address, options.url.encode(), durable=False)
+    try:
+        _keep_running(home, options, stopping)
+    finally:
+        home.service_address.unlink(missing_ok=True)
+
+
+def _keep_running(home: Home, options: ServiceOptions, stopping: threading.Event) -> None:
     quick_deaths = 0
     while not stopping.is_set():
         started = time.monotonic()
@@ -127,7 +144,7 @@ def running_service(
     port: int | None = None,
     workers: int = 1,
     target: Path = SOURCE,
-    ready_timeout: float = 60.0,
+    ready_timeout: float = 120.0,
     environment: dict[str, str] | None = None,
 ) -> Iterator[str]:
     """A supervised service for the length of a block: yields its base URL when all its workers are ready.
@@ -203,6 +220,17 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def _require_free(options: ServiceOptions) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise ServiceFailed(
+                f"cannot listen on {options.host}:{options.port} ({error.strerror}): choose another host or port"
+            ) from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Only the form of a value is judged here. Whether it is in the model's known doma
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -128,9 +128,19 @@ class RowContract:
                 if value is not None and not value.is_integer():
                     field = self._decoder.path("rows", index, many, f"features.{self._names[position]}")
                     raise Refusal(422, "invalid_value", f"expected a whole number, got {value!r}", field)
+        for index, item in enumerate(items):
+            item.event_time = in_utc(item.event_time, self._decoder.path("rows", index, many, "event_time"))
         if many:
             _require_distinct_ids(items)
         return items, raw, many
+
+
+def in_utc(time: datetime | None, field: str) -> datetime | None:
+    """The same moment in UTC. Raises `Refusal` for one that UTC's calendar does not hold."""
+    try:
+        return None if time is None else time.astimezone(UTC)
+    except OverflowError:
+        raise Refusal(422, "invalid_value", "the time is out of range", field) from None
 
 
 _TYPES: dict[str, Any] = {"number": float, "integer": float, "boolean": bool, "category": str}

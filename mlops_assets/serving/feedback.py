@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.records import LabelRecord
-from mlops_assets.serving.contract import LABELS, LabelItem, OneOrMany
+from mlops_assets.serving.contract import LABELS, LabelItem, OneOrMany, in_utc
 from mlops_assets.serving.errors import Refusal
 
 
@@ -39,11 +39,11 @@ def _record(manifest: Manifest, item: LabelItem, received_at: datetime) -> Label
         model=manifest.model,
         name=name,
         value=_label_value(manifest, item.value) if name == manifest.label else item.value,
-        observed_at=received_at if item.observed_at is None else item.observed_at.astimezone(UTC),
+        observed_at=in_utc(item.observed_at, "observed_at") or received_at,
         received_at=received_at,
         id=item.id,
         entity=item.entity,
-        event_time=None if item.event_time is None else item.event_time.astimezone(UTC),
+        event_time=in_utc(item.event_time, "event_time"),
         revision=item.revision,
     )
 

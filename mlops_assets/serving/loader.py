@@ -153,9 +153,11 @@ class ReleaseLoader:
                 live = _load(self._source, model, former)
             except Exception as error:
                 # Whatever is wrong with a release, the worker must go on answering from the one it has.
-                logger.exception("The release of %s is refused; %s", model, _what_stays(former))
-                count_refused(model)
                 errors[model] = f"{type(error).__name__}: {error}"
+                count_refused(model)
+                # Tried again every few seconds: said once.
+                if self._state.snapshot.errors.get(model) != errors[model]:
+                    logger.exception("The release of %s is refused; %s", model, _what_stays(former))
                 continue
             if live is not former:
                 former_version = None if former is None else former.manifest.version

@@ -115,7 +115,7 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
                 release=plan.release,
                 rollout=plan.rollout,
                 role="champion",
-                event_time=served_at if item.event_time is None else item.event_time.astimezone(UTC),
+                event_time=item.event_time or served_at,
                 served_at=served_at,
                 entity=item.entity,
                 features=row,

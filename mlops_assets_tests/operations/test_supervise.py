@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -81,6 +82,15 @@ def test_a_service_that_dies_at_once_is_given_up_with_a_clear_message(home: Home
         supervise(home, options, threading.Event())
 
 
+def test_an_address_that_is_taken_is_refused_at_once(home: Home):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServiceFailed, match="cannot listen on"):
+            supervise(home, ServiceOptions(port=taken.getsockname()[1]), threading.Event())
+    assert home.service_url() is None
+
+
 def workers_of(home: Home) -> set[int]:
     return {worker.pid for worker in WorkerStore(home.workers).live(datetime.now(UTC), HEARTBEAT_MAX_AGE)}
 
@@ -150,6 +160,7 @@ def test_a_refused_release_is_told_and_the_service_stays_on_the_former(home: Hom
         publish(home, "delay", Release(2, bundle))
         with pytest.raises(ReleaseRefused, match="damaged"):
             wait_until_live(home, "delay", 2)
+        assert home.service_url() == url
         assert httpx.get(f"{url}/v1/models", trust_env=False).json()["models"][0]["release"] == 1
 
 

@@ -255,6 +255,7 @@ class TestRefusals:
             ({"features": FEATURES, "id": 7}, "id"),
             ({"features": FEATURES, "event_time": "2013-03-01T08:00:00"}, "event_time"),
             ({"features": FEATURES, "event_time": "yesterday"}, "event_time"),
+            ({"features": FEATURES, "event_time": "0001-01-01T00:00:00+14:00"}, "event_time"),
             ({"rows": [{"features": FEATURES, "id": "a"}] * 2}, "rows[1].id"),
         ],
     )
@@ -354,6 +355,7 @@ class TestFeedback:
             ({"value": 1, "id": "a", "entity": "UA 12"}, "id"),
             ({"id": "a", "value": 1, "revision": -1}, "revision"),
             ({"id": "a", "value": 1, "observed_at": "2013-03-01"}, "observed_at"),
+            ({"id": "a", "value": 1, "observed_at": "0001-01-01T00:00:00+14:00"}, "observed_at"),
             ({"id": "a", "value": 1, "nonsense": 1}, "nonsense"),
         ],
     )
