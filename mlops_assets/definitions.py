@@ -16,4 +16,5 @@ def build_definitions(resources: dict[str, Any]) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
+    """The definitions of this deployment, on its own state."""
     return build_definitions(make_resources())

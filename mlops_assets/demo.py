@@ -1,23 +1,35 @@
 """The demonstration: both models through Dagster, then a month of real traffic over HTTP, held against its labels.
 
-Runs Dagster as a separate process, as an operator would; knows nothing of its insides.
+A script for people to watch; all it does is done by `operations`, and by Dagster as a process of its own.
 """
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.client import PredictionClient
+from mlops_assets.operations.models import declared_models
+from mlops_assets.operations.progress import read_progress
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.supervise import running_service
 from mlops_assets.operations.traffic import Quality, Traffic, assess, live_rows, send
+from mlops_assets.stores.home import Home
 
 TOLERANCE = 1e-9
 SINGLE_ROWS = 300
+HEADLINE = {
+    "binary": ("roc_auc", "brier", "log_loss"),
+    "multiclass": ("accuracy", "log_loss"),
+    "regression": ("mae", "rmse", "r2"),
+}
 
 
 class DemoFailed(RuntimeError):
@@ -34,47 +46,123 @@ class Outcome:
     sent_s: float
 
 
-def run_lifecycle(spec: ModelSpec, project: Path, on_line: Callable[[str], None], as_of: datetime | None = None) -> float:
-    """Run `<model>_lifecycle` in a Dagster process of its own, on the instance that the UI shows; returns the seconds it took.
+def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
+    """Materialise, serve, ask, judge, and say where to look next.
 
     Raises
     ------
     DemoFailed
-        When the run fails, with the last lines it printed.
+        When a run fails, or an answer differs from the registered pipeline's by more than 1e-9.
     """
-    command = [sys.executable, "-m", "mlops_assets.run_job", f"{spec.name}_lifecycle"]
-    if as_of is not None:
-        command += ["--as-of", as_of.isoformat()]
+    specs = tuple(declared_models().values())
     started = time.perf_counter()
+    for spec in specs:
+        run_lifecycle(out, spec, project)
+    stores = Stores(home)
+    out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
+    with running_service(home) as url, PredictionClient(url) as client:
+        outcomes = [_send(out, spec, stores, client, until) for spec in specs]
+    _report(out, outcomes)
+    _where_to_look(out, outcomes, home)
+    out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
+
+
+def run_lifecycle(out: Console, spec: ModelSpec, project: Path) -> None:
+    """Run `<model>_lifecycle` in a Dagster process, on the instance that the UI shows, and print its assets and checks."""
+    out.print(f"\n[bold]{spec.name}_lifecycle[/bold]: {spec.description}")
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "job",
+        "execute",
+        "-m",
+        "mlops_assets.definitions",
+        "-j",
+        f"{spec.name}_lifecycle",
+    ]
     lines: list[str] = []
     with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())
-            on_line(line.rstrip())
+            _show_progress(out, line.rstrip())
     if process.returncode != 0:
-        raise DemoFailed(f"{spec.name}_lifecycle failed:\n" + "\n".join(lines[-25:]))
-    return time.perf_counter() - started
+        raise DemoFailed(f"{spec.name}_lifecycle failed:\n" + "\n".join(lines[-40:]))
 
 
-def send_month(
-    specs: tuple[ModelSpec, ...], stores: Stores, client: PredictionClient, until: datetime, progress: Callable[[ModelSpec, int], None]
-) -> list[Outcome]:
-    """Send every real event from going live until `until` to the service, hour by hour, with its labels; judge the answers.
+def _show_progress(out: Console, line: str) -> None:
+    progress = read_progress(line)
+    if progress is None:
+        return
+    if progress.kind == "asset":
+        out.print(f"  [green]●[/green] {progress.subject}")
+    elif progress.kind == "check":
+        mark = "[green]✓[/green]" if progress.passed else "[red]✗[/red]"
+        out.print(f"      {mark} {progress.subject}: ", end="")
+        out.print(progress.detail, markup=False)
+    else:
+        out.print(f"  [red]{progress.subject}[/red] ", end="")
+        out.print(progress.detail, markup=False)
 
-    Raises
-    ------
-    DemoFailed
-        When an answer differs from the registered pipeline's by more than 1e-9.
-    """
-    outcomes = []
-    for spec in specs:
-        rows = live_rows(spec, None, spec.live_from, until)
-        started = time.perf_counter()
-        traffic = send(spec, client, rows, timedelta(hours=1), SINGLE_ROWS, lambda sent, spec=spec: progress(spec, sent))
-        sent_s = time.perf_counter() - started
-        quality = assess(spec, stores, traffic)
-        if not quality.max_difference <= TOLERANCE:
-            raise DemoFailed(f"{spec.name}: an HTTP answer differs from the registered pipeline's by {quality.max_difference:.3g}")
-        outcomes.append(Outcome(spec, traffic, quality, sent_s))
-    return outcomes
+
+def _send(out: Console, spec: ModelSpec, stores: Stores, client: PredictionClient, until: datetime) -> Outcome:
+    rows = live_rows(spec, spec.live_from, until)
+    out.print(f"  {spec.name}: sending {len(rows):,} real events, hour by hour, then their labels … ", end="")
+    started = time.perf_counter()
+    traffic = send(spec, client, rows, timedelta(hours=1), SINGLE_ROWS)
+    sent_s = time.perf_counter() - started
+    out.print(f"{traffic.labels:,} labels, {sent_s:.1f} s")
+    quality = assess(spec, stores, traffic)
+    if not quality.max_difference <= TOLERANCE:
+        raise DemoFailed(
+            f"{spec.name}: an HTTP answer differs from the registered pipeline's by {quality.max_difference:.3g}"
+        )
+    return Outcome(spec, traffic, quality, sent_s)
+
+
+def _report(out: Console, outcomes: list[Outcome]) -> None:
+    out.print("\n[bold]Answers against labels[/bold] (none of these rows was trained on)")
+    table = Table("model", "labelled", "metric", "answers", "trivial model", box=None, pad_edge=False)
+    for one in outcomes:
+        for position, name in enumerate(HEADLINE[one.spec.task]):
+            first = (one.spec.name, f"{one.quality.labelled:,}") if position == 0 else ("", "")
+            table.add_row(*first, name, f"{one.quality.metrics[name]:.4f}", f"{one.quality.trivial[name]:.4f}")
+    out.print(table)
+    out.print("\n[bold]The service[/bold]")
+    table = Table(
+        "model",
+        "answers",
+        "imputed",
+        "out of domain",
+        "one row, ms p50 / p99",
+        "rows/s in hourly requests",
+        "from scikit-learn",
+        box=None,
+    )
+    for one in outcomes:
+        traffic = one.traffic
+        p50, p99 = np.quantile(traffic.single_ms, [0.5, 0.99])
+        rows_per_s = (len(traffic.rows) - len(traffic.single_ms)) / (traffic.batch_ms.sum() / 1000)
+        table.add_row(
+            one.spec.name,
+            f"{len(traffic.rows):,}",
+            f"{traffic.imputed:,}",
+            f"{traffic.out_of_domain:,}",
+            f"{p50:.2f} / {p99:.2f}",
+            f"{rows_per_s:,.0f}",
+            f"differs by {one.quality.max_difference:.1g}",
+        )
+    out.print(table)
+
+
+def _where_to_look(out: Console, outcomes: list[Outcome], home: Home) -> None:
+    out.print("\n[bold]Where to look next[/bold]")
+    for command, what in (
+        ("make up", "the Dagster UI on http://127.0.0.1:3001 and the service on http://127.0.0.1:3000"),
+        (".venv/bin/mlops-assets status", "champions, releases, last verdicts"),
+        (f".venv/bin/mlops-assets releases {outcomes[0].spec.name}", "every release and its reason"),
+        (f".venv/bin/mlops-assets trace {outcomes[0].traffic.prediction_ids[0]}", "what stands behind one answer"),
+    ):
+        out.print(f"  {command}\n      {what}", markup=False)
+    out.print(f"  All state is in {home.root}; `make clean` removes it.", markup=False)

@@ -21,7 +21,9 @@ from mlops_assets.stores.home import Home
 class StoresResource(dg.ConfigurableResource):
     """Where state lives: one folder for everything."""
 
-    home: str = Field(default="", description="folder of all local state; empty: $MLOPS_HOME, or .mlops in the working directory")
+    home: str = Field(
+        default="", description="folder of all local state; empty: $MLOPS_HOME, or .mlops in the working directory"
+    )
 
     def open(self) -> Stores:
         return Stores(Home(Path(self.home).absolute()) if self.home else Home.from_environment())
@@ -32,7 +34,7 @@ class TrackedRun:
     """The MLflow run that belongs to a Dagster run, with `dagster-mlflow`'s handle on it."""
 
     id: str
-    mlflow: MlFlow
+    mlflow: Any
 
 
 class TrackingResource(dg.ConfigurableResource):
@@ -53,11 +55,13 @@ class TrackingResource(dg.ConfigurableResource):
             registry = self.stores.open().registry
             registry.use()
             registry.experiment(model)
-            handle = MlFlow(_InitContext(context, registry.tracking_uri, model))
+            handle: Any = MlFlow(_InitContext(context, registry.tracking_uri, model))
             active = mlflow.active_run()
             assert active is not None
             self._runs[model] = TrackedRun(active.info.run_id, handle)
-            handle.set_tags({"dagster/run_id": context.run_id, "dagster/job_name": context.run.job_name, "model": model})
+            handle.set_tags(
+                {"dagster/run_id": context.run_id, "dagster/job_name": context.run.job_name, "model": model}
+            )
         return self._runs[model]
 
     @contextmanager

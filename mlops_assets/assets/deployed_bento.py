@@ -33,9 +33,15 @@ def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinit
         kinds={"bentoml"},
         output_required=False,
         check_specs=[
-            dg.AssetCheckSpec("verdict", asset=key, blocking=True, description="The candidate passed all of its gates."),
-            dg.AssetCheckSpec("final_fit_compiled", asset=key, description="The served fit equals scikit-learn, compiled."),
-            dg.AssetCheckSpec("smoke_test", asset=key, description="What is in service answers its golden rows exactly."),
+            dg.AssetCheckSpec(
+                "verdict", asset=key, blocking=True, description="The candidate passed all of its gates."
+            ),
+            dg.AssetCheckSpec(
+                "final_fit_compiled", asset=key, description="The served fit equals scikit-learn, compiled."
+            ),
+            dg.AssetCheckSpec(
+                "smoke_test", asset=key, description="What is in service answers its golden rows exactly."
+            ),
         ],
     )
     def deployed_bento(
@@ -95,5 +101,7 @@ def _compiled(key: dg.AssetKey, fitted: Fitted) -> dg.AssetCheckResult:
         check_name="final_fit_compiled",
         passed=fitted.uncompiled is None,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"served by scikit-learn: {fitted.uncompiled}" if fitted.uncompiled else f"equal to scikit-learn: {fitted.parity}",
+        description=f"served by scikit-learn: {fitted.uncompiled}"
+        if fitted.uncompiled
+        else f"equal to scikit-learn: {fitted.parity}",
     )

@@ -1,7 +1,10 @@
 """`evaluation`: the candidate on the held-out rows, and one blocking check for every declared gate."""
 
+import io
+
 import dagster as dg
 import pandas as pd
+from PIL import Image
 
 from mlops_assets.assets.documents import CANDIDATE, EVALUATION
 from mlops_assets.assets.frames import FrameTypes, records_table
@@ -29,7 +32,9 @@ def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
         dagster_type=EVALUATION,
         kinds={"scikitlearn"},
         check_specs=[
-            dg.AssetCheckSpec(gate.name, asset=key, blocking=True, description=f"Gate: {gate.model_dump_json(exclude_none=True)}")
+            dg.AssetCheckSpec(
+                gate.name, asset=key, blocking=True, description=f"Gate: {gate.model_dump_json(exclude_none=True)}"
+            )
             for gate in spec.gates
         ],
     )
@@ -44,7 +49,9 @@ def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
         judgement = evaluate(spec, stores.open(), validated_features, trained_model)
         pictures = {
             name: png(figure)
-            for name, figure in evaluation_figures(spec, judgement.judged, judgement.evaluation, trained_model.classes).items()
+            for name, figure in evaluation_figures(
+                spec, judgement.judged, judgement.evaluation, trained_model.classes
+            ).items()
         }
         _track(run, judgement, pictures)
         return dg.MaterializeResult(
@@ -59,18 +66,14 @@ def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
 def _track(run: TrackedRun, judgement: Judgement, pictures: dict[str, bytes]) -> None:
     evaluation = judgement.evaluation
     values = {name: interval.value for name, interval in evaluation.metrics.items()}
-    run.mlflow.log_metrics({**values, "latency_ms": evaluation.latency_ms, "gates_failed": sum(not one.passed for one in evaluation.gates)})
-    run.mlflow.log_dict({"slices": [(one.feature, one.level, one.rows, one.metrics) for one in evaluation.slices]}, "slices.json")
+    run.mlflow.log_metrics(
+        {**values, "latency_ms": evaluation.latency_ms, "gates_failed": sum(not one.passed for one in evaluation.gates)}
+    )
+    run.mlflow.log_dict(
+        {"slices": [(one.feature, one.level, one.rows, one.metrics) for one in evaluation.slices]}, "slices.json"
+    )
     for name, picture in pictures.items():
-        run.mlflow.log_image(_image(picture), f"{name}.png")
-
-
-def _image(picture: bytes) -> object:
-    import io
-
-    from PIL import Image
-
-    return Image.open(io.BytesIO(picture))
+        run.mlflow.log_image(Image.open(io.BytesIO(picture)), f"{name}.png")
 
 
 def _metadata(evaluation: Evaluation, pictures: dict[str, bytes]) -> dict[str, dg.MetadataValue]:
@@ -79,7 +82,10 @@ def _metadata(evaluation: Evaluation, pictures: dict[str, bytes]) -> dict[str, d
         columns=["metric", "value", "low", "high", "trivial_model"],
     )
     gates = pd.DataFrame(
-        [("passed" if one.passed else "FAILED", one.gate, one.value, one.limit, one.margin, one.why) for one in evaluation.gates],
+        [
+            ("passed" if one.passed else "FAILED", one.gate, one.value, one.limit, one.margin, one.why)
+            for one in evaluation.gates
+        ],
         columns=["verdict", "gate", "value", "limit", "margin", "why"],
     )
     metadata: dict[str, dg.MetadataValue] = {
@@ -103,7 +109,9 @@ def _metadata(evaluation: Evaluation, pictures: dict[str, bytes]) -> dict[str, d
             )
         )
     if evaluation.slices:
-        slices = [{"feature": one.feature, "level": one.level, "rows": one.rows, **one.metrics} for one in evaluation.slices]
+        slices = [
+            {"feature": one.feature, "level": one.level, "rows": one.rows, **one.metrics} for one in evaluation.slices
+        ]
         metadata["slices"] = records_table(pd.DataFrame(slices))
     return metadata
 

@@ -27,9 +27,13 @@ class FrameTypes:
         reasons = [PandasColumn.string_column("quarantine_reason", non_nullable=True)]
         return cls(
             raw=_frame_type(spec, "RawData", "Rows as the source and the log hold them.", None),
-            validated=_frame_type(spec, "ValidatedFeatures", "Rows that hold the declared contract.", _contract_columns(spec)),
+            validated=_frame_type(
+                spec, "ValidatedFeatures", "Rows that hold the declared contract.", _contract_columns(spec)
+            ),
             quarantine=_frame_type(spec, "Quarantine", "Rows that break the declared contract, and why.", reasons),
-            imputed=_frame_type(spec, "ImputedFeatures", "Features as the imputation plan fills them: none is missing.", None),
+            imputed=_frame_type(
+                spec, "ImputedFeatures", "Features as the imputation plan fills them: none is missing.", None
+            ),
         )
 
 
@@ -54,7 +58,9 @@ def _column(feature: FeatureSpec) -> PandasColumn:
     if feature.is_category:
         if feature.domain == "closed" and feature.categories is not None:
             known = {*feature.categories, None} if feature.nullable else set(feature.categories)
-            return PandasColumn.categorical_column(feature.name, categories=known, non_nullable=non_nullable, ignore_missing_vals=feature.nullable)
+            return PandasColumn.categorical_column(
+                feature.name, categories=known, non_nullable=non_nullable, ignore_missing_vals=feature.nullable
+            )
         return PandasColumn.exists(feature.name, non_nullable=non_nullable)
     closed = feature.domain == "closed"
     return PandasColumn.numeric_column(
@@ -73,7 +79,9 @@ def summary_statistics(frame: pd.DataFrame) -> dict[str, Any]:
         table = frame.describe(include="all").transpose()
         keep = [name for name in ("count", "unique", "top", "mean", "std", "min", "50%", "max") if name in table]
         table.insert(0, "missing", frame.isna().mean())
-        metadata["statistics"] = dg.MetadataValue.md(markdown_table(table[["missing", *keep]].reset_index(names="column")))
+        metadata["statistics"] = dg.MetadataValue.md(
+            markdown_table(table[["missing", *keep]].reset_index(names="column"))
+        )
     return metadata
 
 
@@ -99,9 +107,15 @@ def column_schema(frame: pd.DataFrame, spec: ModelSpec) -> dg.TableSchema:
     for name in frame.columns:
         feature = declared.get(name)
         rules = [] if feature is None else _rules(feature)
-        about = "" if feature is None else " ".join(filter(None, [feature.description, feature.unit and f"[{feature.unit}]"]))
+        about = (
+            ""
+            if feature is None
+            else " ".join(filter(None, [feature.description, feature.unit and f"[{feature.unit}]"]))
+        )
         constraints = dg.TableColumnConstraints(nullable=feature is None or feature.nullable, other=rules)
-        columns.append(dg.TableColumn(str(name), str(frame[name].dtype), description=about or None, constraints=constraints))
+        columns.append(
+            dg.TableColumn(str(name), str(frame[name].dtype), description=about or None, constraints=constraints)
+        )
     return dg.TableSchema(columns)
 
 
@@ -119,5 +133,8 @@ def _rules(feature: FeatureSpec) -> list[str]:
 def records_table(frame: pd.DataFrame, most: int = 100) -> dg.TableMetadataValue:
     """A small frame as a table in the UI."""
     schema = dg.TableSchema([dg.TableColumn(str(name), "string") for name in frame.columns])
-    records = [dg.TableRecord(dict(zip(frame.columns, map(_cell, row), strict=True))) for row in frame.head(most).itertuples(index=False)]
+    records = [
+        dg.TableRecord(dict(zip(frame.columns, map(_cell, row), strict=True)))
+        for row in frame.head(most).itertuples(index=False)
+    ]
     return dg.MetadataValue.table(records, schema)

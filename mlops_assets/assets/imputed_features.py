@@ -61,7 +61,9 @@ def imputed_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefin
 
 
 def _plan_table(plan: ImputationPlan) -> pd.DataFrame:
-    rows = [(one.name, one.missing_rate, one.strategy, one.value, "alarm" if one.alarm else "") for one in plan.features]
+    rows = [
+        (one.name, one.missing_rate, one.strategy, one.value, "alarm" if one.alarm else "") for one in plan.features
+    ]
     return pd.DataFrame(rows, columns=["feature", "missing_rate", "strategy", "value", "alarm"])
 
 
@@ -72,7 +74,10 @@ def _missing_rate(spec: ModelSpec, plan: ImputationPlan) -> dg.AssetCheckResult:
         passed=not alarms,
         severity=dg.AssetCheckSeverity.WARN,
         description="; ".join(alarms) or f"no feature is missing in more than {spec.imputation.alarm_above:.0%}",
-        metadata={"limit": spec.imputation.alarm_above, **{one.name: one.missing_rate for one in plan.features if one.alarm}},
+        metadata={
+            "limit": spec.imputation.alarm_above,
+            **{one.name: one.missing_rate for one in plan.features if one.alarm},
+        },
     )
 
 

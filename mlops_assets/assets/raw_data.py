@@ -54,9 +54,13 @@ def _read_as_of(text: str | None) -> datetime | None:
     try:
         as_of = datetime.fromisoformat(text)
     except ValueError as error:
-        raise dg.Failure(f"as_of {text!r} is no ISO 8601 time: write it like 2013-03-01T05:00:00Z", allow_retries=False) from error
+        raise dg.Failure(
+            f"as_of {text!r} is no ISO 8601 time: write it like 2013-03-01T05:00:00Z", allow_retries=False
+        ) from error
     if as_of.tzinfo is None:
-        raise dg.Failure(f"as_of {text!r} names no time zone: end it with Z or an offset such as -05:00", allow_retries=False)
+        raise dg.Failure(
+            f"as_of {text!r} names no time zone: end it with Z or an offset such as -05:00", allow_retries=False
+        )
     return as_of.astimezone(UTC)
 
 

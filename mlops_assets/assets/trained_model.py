@@ -30,8 +30,14 @@ def trained_model_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefiniti
         dagster_type=CANDIDATE,
         kinds={"scikitlearn", "mlflow"},
         check_specs=[
-            dg.AssetCheckSpec("reproducible", asset=key, blocking=True, description="Two fits on the same rows answer the same bytes."),
-            dg.AssetCheckSpec("compiled", asset=key, description="The compiled scorer equals scikit-learn on held-out and on hard rows."),
+            dg.AssetCheckSpec(
+                "reproducible", asset=key, blocking=True, description="Two fits on the same rows answer the same bytes."
+            ),
+            dg.AssetCheckSpec(
+                "compiled",
+                asset=key,
+                description="The compiled scorer equals scikit-learn on held-out and on hard rows.",
+            ),
         ],
     )
     def trained_model(
@@ -60,7 +66,9 @@ def trained_model_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefiniti
                 dg.AssetCheckResult(
                     check_name="reproducible",
                     passed=reproducible,
-                    description="byte-identical" if reproducible else "two fits on the same rows differ: set a random_state",
+                    description="byte-identical"
+                    if reproducible
+                    else "two fits on the same rows differ: set a random_state",
                 ),
                 _compiled(fitted),
             ],

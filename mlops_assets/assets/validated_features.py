@@ -1,6 +1,7 @@
 """`validated_features` and `quarantine`: the rows that hold the declared contract, and the others with their reasons."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -35,7 +36,12 @@ def validated_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDef
         },
         ins={"raw_data": dg.AssetIn([spec.name, "raw_data"], dagster_type=types.raw)},
         check_specs=[
-            dg.AssetCheckSpec("columns_as_declared", asset=key, blocking=True, description="Every declared column is there, of its type."),
+            dg.AssetCheckSpec(
+                "columns_as_declared",
+                asset=key,
+                blocking=True,
+                description="Every declared column is there, of its type.",
+            ),
             dg.AssetCheckSpec(
                 "quarantined_share",
                 asset=key,
@@ -43,15 +49,23 @@ def validated_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDef
                 description=f"At most {spec.quality.max_quarantined_share:.2%} of the rows break the contract.",
             ),
             dg.AssetCheckSpec(
-                "enough_rows", asset=key, blocking=True, description=f"At least {spec.quality.min_rows} valid rows are left."
+                "enough_rows",
+                asset=key,
+                blocking=True,
+                description=f"At least {spec.quality.min_rows} valid rows are left.",
             ),
-            dg.AssetCheckSpec("known_domain", asset=key, description="No value lies outside the known levels and ranges."),
+            dg.AssetCheckSpec(
+                "known_domain", asset=key, description="No value lies outside the known levels and ranges."
+            ),
         ],
     )
     def validated_features(raw_data: pd.DataFrame) -> Iterator[dg.Output[pd.DataFrame] | dg.AssetCheckResult]:
         validation = validate(spec, raw_data)
         yield _output(spec, "validated_features", validation.valid, raw_data, {"valid_rows": len(validation.valid)})
-        quarantined = {"quarantined_rows": len(validation.quarantine), "quarantined_share": validation.quarantined_share}
+        quarantined = {
+            "quarantined_rows": len(validation.quarantine),
+            "quarantined_share": validation.quarantined_share,
+        }
         yield _output(spec, "quarantine", validation.quarantine, raw_data, quarantined)
         yield from _checks(spec, key, validation)
 
@@ -62,7 +76,7 @@ def _output(
     spec: ModelSpec, name: str, frame: pd.DataFrame, raw: pd.DataFrame, numbers: dict[str, float]
 ) -> dg.Output[pd.DataFrame]:
     frame.attrs = dict(raw.attrs)
-    metadata = {
+    metadata: dict[str, Any] = {
         "dagster/row_count": len(frame),
         "dagster/column_schema": dg.MetadataValue.table_schema(column_schema(frame, spec)),
         **numbers,
@@ -100,6 +114,7 @@ def _checks(spec: ModelSpec, key: dg.AssetKey, validation: Validation) -> Iterat
         check_name="known_domain",
         passed=not outside,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(f"{name}: {count} rows" for name, count in outside.items()) or "all values are known ones",
+        description="; ".join(f"{name}: {count} rows" for name, count in outside.items())
+        or "all values are known ones",
         metadata={"features": len(outside), "rows": sum(outside.values())},
     )

@@ -21,7 +21,7 @@ MAX_RUNTIME_S = 3600
 
 @dataclass
 class ModelLifecycle(dg.Component):
-    """A declared model: raw data, validated and imputed features, trained model, evaluation and deployed Bento, with their checks."""
+    """A declared model: raw data, validated and imputed features, trained model, evaluation and deployed Bento, with checks."""
 
     spec: ModelSpec
 

@@ -255,8 +255,8 @@ def _judge_champion(gate: ChampionGate, evidence: Evidence) -> GateResult:
         return GateResult(gate.name, True, None, None, None, "no champion to compare with: this is the first model")
     limit = gate.margin * abs(comparison.champion)
     why = (
-        f"{gate.metric}: candidate {comparison.candidate:.5g}, champion {comparison.champion:.5g} on the same {comparison.rows} rows; "
-        f"worse by {comparison.loss.value:.3g} ({comparison.loss.low:.3g} to {comparison.loss.high:.3g})"
+        f"{gate.metric}: candidate {comparison.candidate:.5g}, champion {comparison.champion:.5g} on the same {comparison.rows} "
+        f"rows; worse by {comparison.loss.value:.3g} ({comparison.loss.low:.3g} to {comparison.loss.high:.3g})"
     )
     return _against(gate.name, False, comparison.loss.high, limit, why)
 
@@ -264,7 +264,10 @@ def _judge_champion(gate: ChampionGate, evidence: Evidence) -> GateResult:
 def _against(name: str, higher: bool, value: float, limit: float, why: str, *, strict: bool = False) -> GateResult:
     margin = (value - limit) if higher else (limit - value)
     passed = bool(margin > 0 if strict else margin >= 0)
-    return GateResult(name, passed, float(value), float(limit), float(margin), why)
+    sign = ("above" if higher else "below") if strict else ("at least" if higher else "at most")
+    return GateResult(
+        name, passed, float(value), float(limit), float(margin), f"{value:.5g}, must be {sign} {limit:.5g}; {why}"
+    )
 
 
 def single_row_latency_ms(

@@ -47,24 +47,25 @@ def metrics_of(task: Task) -> tuple[str, ...]:
 def decide(output: Floats, threshold: float) -> NDArray[np.int64]:
     """Class codes answered for probabilities of shape (n, K): the threshold for two classes, else the most probable."""
     if output.shape[1] == 2:
-        return (output[:, 1] >= threshold).astype(np.int64)
-    return output.argmax(axis=1)
+        return np.asarray(output[:, 1] >= threshold, dtype=np.int64)
+    return np.asarray(output.argmax(axis=1), dtype=np.int64)
 
 
 def one_hot(truth: Floats, classes: int) -> Floats:
     """Class codes (n,) as an (n, classes) indicator matrix."""
-    return np.eye(classes)[truth.astype(np.int64)]
+    indicator: Floats = np.eye(classes)[truth.astype(np.int64)]
+    return indicator
 
 
 def _brier_rows(truth: Floats, output: Floats, threshold: float) -> Floats:
     """Brier (1950), halved for two classes so that it is the usual (p - y)^2."""
-    squared = ((output - one_hot(truth, output.shape[1])) ** 2).sum(axis=1)
+    squared: Floats = ((output - one_hot(truth, output.shape[1])) ** 2).sum(axis=1)
     return squared / 2 if output.shape[1] == 2 else squared
 
 
 def _log_loss_rows(truth: Floats, output: Floats, threshold: float) -> Floats:
     chosen = output[np.arange(len(truth)), truth.astype(np.int64)]
-    return -np.log(np.clip(chosen, _EPS, 1.0))
+    return np.asarray(-np.log(np.clip(chosen, _EPS, 1.0)))
 
 
 def _accuracy_rows(truth: Floats, output: Floats, threshold: float) -> Floats:

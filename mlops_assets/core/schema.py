@@ -5,6 +5,7 @@ Judges frames that are in memory; what to do about a broken frame is decided by 
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,7 @@ def validate(spec: ModelSpec, frame: pd.DataFrame) -> Validation:
 
     values = pd.DataFrame({name: column.values for name, column in typed.items()}, index=frame.index)
     cases = _coercion_cases(typed, frame) + _schema_cases(schema, values, typed, frame)
-    bad = pd.Index([], dtype="int64")
+    bad: pd.Index[int] = pd.Index([], dtype="int64")
     for _, _, rows, _ in cases:
         bad = bad.union(rows)
     valid = values.drop(index=bad)
@@ -176,17 +177,19 @@ def _kind(spec: ModelSpec, name: str) -> str:
 def read_times(column: pd.Series) -> pd.Series:
     """Times with their zone as datetime64[us, UTC]; NaT where a value is no time or names no zone."""
     if isinstance(column.dtype, pd.DatetimeTZDtype):
-        return column.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
+        times: pd.Series[Any] = column.dt.tz_convert("UTC")
+        return times.astype("datetime64[us, UTC]")
     if pd.api.types.is_datetime64_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
         return pd.Series(pd.NaT, index=column.index, dtype="datetime64[us, UTC]")
     text = column.map(lambda value: value if isinstance(value, str) and _ZONE.search(value) else None)
-    return pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601").astype("datetime64[us, UTC]")
+    parsed: pd.Series[Any] = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+    return parsed.astype("datetime64[us, UTC]")
 
 
 def _boolean(value: object) -> float | None:
     if isinstance(value, bool | np.bool_ | str):
-        return _TRUE_FALSE.get(value)  # type: ignore[call-overload, no-any-return]
-    return float(value) if value in (0, 1) else None  # type: ignore[arg-type]
+        return _TRUE_FALSE.get(value)
+    return float(value) if value in (0, 1) else None
 
 
 def _classes(spec: ModelSpec, column: pd.Series) -> pd.Series:

@@ -138,7 +138,8 @@ def find_classes(spec: ModelSpec, labels: pd.Series) -> tuple[str | int, ...]:
         strange = [value for value in found if value not in spec.label.classes]
         if strange:
             raise ValueError(
-                f"model {spec.name!r}: label {spec.label.column!r} holds {strange}, not among the declared classes {list(spec.label.classes)}"
+                f"model {spec.name!r}: label {spec.label.column!r} holds {strange}, which are not among the declared classes "
+                f"{list(spec.label.classes)}"
             )
         return spec.label.classes
     if spec.task == "binary" and len(found) != 2:

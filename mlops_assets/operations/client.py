@@ -22,7 +22,9 @@ class PredictionClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._http.close()
 
     def predict(self, model: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -31,16 +33,17 @@ class PredictionClient:
 
     def predict_many(self, model: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The answers for many rows, in their order."""
-        return self._post(f"/v1/models/{model}/predict", {"rows": list(rows)})["predictions"]
+        answers: list[dict[str, Any]] = self._post(f"/v1/models/{model}/predict", {"rows": list(rows)})["predictions"]
+        return answers
 
     def feedback(self, model: str, labels: Sequence[dict[str, Any]]) -> int:
         """Hand in labels; returns how many were accepted."""
-        return self._post(f"/v1/models/{model}/feedback", {"labels": list(labels)})["accepted"]
+        return int(self._post(f"/v1/models/{model}/feedback", {"labels": list(labels)})["accepted"])
 
     def models(self) -> list[dict[str, Any]]:
         """What is live."""
-        answer = self._http.get("/v1/models")
-        return self._json(answer)["models"]
+        models: list[dict[str, Any]] = self._json(self._http.get("/v1/models"))["models"]
+        return models
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
@@ -51,5 +54,8 @@ class PredictionClient:
     @staticmethod
     def _json(answer: httpx.Response) -> dict[str, Any]:
         if answer.is_error:
-            raise ServiceError(f"{answer.request.method} {answer.request.url.path} was answered {answer.status_code}: {answer.text[:500]}")
-        return answer.json()
+            raise ServiceError(
+                f"{answer.request.method} {answer.request.url.path} was answered {answer.status_code}: {answer.text[:500]}"
+            )
+        body: dict[str, Any] = answer.json()
+        return body

@@ -79,9 +79,9 @@ class _LoggedRows:
                 by_event[label.entity, label.event_time] = label
         rows: list[dict[str, Any]] = []
         for record in self.predictions:
-            label = by_id.get(record.id) or by_event.get((record.entity, record.event_time))
-            if label is not None and spec.live_from <= record.event_time < as_of:
-                rows.append(self._row(spec, record, label))
+            truth = by_id.get(record.id) or by_event.get((record.entity, record.event_time))
+            if truth is not None and spec.live_from <= record.event_time < as_of:
+                rows.append(self._row(spec, record, truth))
         return pd.DataFrame(rows)
 
     def _row(self, spec: ModelSpec, record: PredictionRecord, label: LabelRecord) -> dict[str, Any]:

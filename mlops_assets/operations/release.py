@@ -90,7 +90,7 @@ def _require_sane(spec: ModelSpec, stores: Stores, rows: TrainingRows, candidate
     output = predict(fitted.pipeline, features)
     if not np.isfinite(output).all():
         raise ReleaseRefused(
-            f"model {spec.name!r}: the refit answers {np.count_nonzero(~np.isfinite(output))} values that are no numbers"
+            f"model {spec.name!r}: {np.count_nonzero(~np.isfinite(output))} answers of the refit are no numbers"
         )
     truth = encode_label(spec, rows.holdout[spec.label.column], candidate.classes)
     metric = METRICS["mae" if spec.task == "regression" else "log_loss"]
@@ -99,8 +99,8 @@ def _require_sane(spec: ModelSpec, stores: Stores, rows: TrainingRows, candidate
     refitted = metric.score(truth, output, threshold)
     if refitted > judged * (1 + SANITY_TOLERANCE):
         raise ReleaseRefused(
-            f"model {spec.name!r}: the refit's {metric.name} on the held-out rows is {refitted:.5g}, worse than the {judged:.5g} of "
-            "the fit that had not seen them; look for labels that contradict each other at the end of the window"
+            f"model {spec.name!r}: the refit's {metric.name} on the held-out rows is {refitted:.5g}, worse than the {judged:.5g} "
+            "of the fit that had not seen them; look for labels that contradict each other at the end of the window"
         )
 
 
@@ -168,8 +168,7 @@ def _bundle_files(spec: ModelSpec, fitted: Fitted, rows: TrainingRows) -> dict[s
     if fitted.scorer is not None:
         npz, layout = fitted.scorer.to_files()
         return {"scorer.npz": npz, "scorer.json": layout, "golden.json": GoldenRows.make(fitted.scorer, raw).to_json()}
-    answers = predict(fitted.pipeline, newest[list(spec.feature_names)]).tolist()
-    golden = GoldenRows(spec.feature_names, tuple(raw), tuple(tuple(answer) for answer in answers))
+    golden = GoldenRows.of(raw, predict(fitted.pipeline, newest[list(spec.feature_names)]))
     return {"pipeline.skops": fitted.skops, "golden.json": golden.to_json()}
 
 

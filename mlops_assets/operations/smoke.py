@@ -34,7 +34,9 @@ def smoke_test(stores: Stores, plan: ReleasePlan) -> SmokeTest:
     if url is not None:
         return _ask_service(url, plan, bundle.manifest, golden)
     if bundle.manifest.uncompiled is not None:
-        return SmokeTest(True, "no service runs; the bundle is whole, and scikit-learn will answer its golden rows when it is loaded")
+        return SmokeTest(
+            True, "no service runs; the bundle is whole, and scikit-learn will answer its golden rows when it is loaded"
+        )
     try:
         golden.verify(CompiledScorer.from_files(bundle.files["scorer.npz"], bundle.files["scorer.json"]))
     except ScorerError as error:
@@ -43,7 +45,8 @@ def smoke_test(stores: Stores, plan: ReleasePlan) -> SmokeTest:
 
 
 def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: GoldenRows) -> SmokeTest:
-    rows = [{"features": dict(zip(golden.features, row, strict=True)), "probe": True} for row in golden.rows]
+    names = [feature.name for feature in manifest.features]
+    rows = [{"features": dict(zip(names, row, strict=True)), "probe": True} for row in golden.rows]
     try:
         with PredictionClient(url) as client:
             answers = client.predict_many(plan.model, rows)
@@ -53,7 +56,9 @@ def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: Golden
     if release != plan.release:
         return SmokeTest(False, f"{url} answers from release {release}, not {plan.release}")
     apart = differences(np.array([outputs_of(answer) for answer in answers]), np.array(golden.outputs)).max()
-    return SmokeTest(bool(apart <= TOLERANCE), f"{url} answers {len(rows)} golden rows of version {manifest.version} to {apart:.1g}")
+    return SmokeTest(
+        bool(apart <= TOLERANCE), f"{url} answers {len(rows)} golden rows of version {manifest.version} to {apart:.1g}"
+    )
 
 
 def outputs_of(answer: dict[str, Any]) -> list[float]:

@@ -1,6 +1,6 @@
 """Sending a model's real past to its service as if it happened now: requests in event-time order, then the labels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -48,17 +48,15 @@ class Quality:
     max_difference: float
 
 
-def live_rows(spec: ModelSpec, source: pd.DataFrame | None, start: datetime, end: datetime) -> pd.DataFrame:
+def live_rows(spec: ModelSpec, start: datetime, end: datetime) -> pd.DataFrame:
     """The rows of the source in `[start, end)` that hold the contract, in event-time order, with their labels."""
-    frame = read_source(spec.source) if source is None else source
+    frame = read_source(spec.source)
     times = frame[spec.event_time]
     return validate(spec, frame[(times >= start) & (times < end)]).valid
 
 
-def send(
-    spec: ModelSpec, client: PredictionClient, rows: pd.DataFrame, every: timedelta, singles: int, progress: Callable[[int], None]
-) -> Traffic:
-    """Ask for every row, one request per `every` of event time; the first `singles` rows each by themselves; then post the labels."""
+def send(spec: ModelSpec, client: PredictionClient, rows: pd.DataFrame, every: timedelta, singles: int) -> Traffic:
+    """Ask for every row, one request per `every` of event time, the first `singles` one by one; then post the labels."""
     outputs: list[list[float]] = []
     ids: list[str] = []
     imputed = out_of_domain = 0
@@ -73,7 +71,6 @@ def send(
             ids.append(answer["prediction_id"])
             imputed += bool(answer["imputed"])
             out_of_domain += bool(answer["out_of_domain"])
-        progress(len(batch))
     labels = _send_labels(spec, client, rows, ids)
     return Traffic(
         rows, np.array(outputs), tuple(ids), labels, imputed, out_of_domain, np.array(single_ms), np.array(batch_ms)
@@ -115,7 +112,11 @@ def _send_labels(spec: ModelSpec, client: PredictionClient, rows: pd.DataFrame, 
     if spec.label.observed_at is not None:
         observed = rows[spec.label.observed_at].fillna(observed)
     labels = [
-        {"id": ids[position], "value": rows[spec.label.column].iloc[position], "observed_at": observed.iloc[position].isoformat()}
+        {
+            "id": ids[position],
+            "value": rows[spec.label.column].iloc[position],
+            "observed_at": observed.iloc[position].isoformat(),
+        }
         for position in np.argsort(observed.to_numpy(), kind="stable")
         if pd.notna(rows[spec.label.column].iloc[position])
     ]

@@ -1,5 +1,7 @@
 """Reading the history of a model as its declaration names it: a loader function, or a Parquet or CSV table."""
 
+from collections.abc import Callable
+
 import fsspec
 import pandas as pd
 
@@ -25,7 +27,12 @@ def read_source(source: SourceSpec) -> pd.DataFrame:
 
 
 def _read_table(url: str) -> pd.DataFrame:
-    readers = {".parquet": pd.read_parquet, ".csv": _read_csv, ".csv.gz": _read_csv, ".csv.zip": _read_csv}
+    readers: dict[str, Callable[[str], pd.DataFrame]] = {
+        ".parquet": pd.read_parquet,
+        ".csv": _read_csv,
+        ".csv.gz": _read_csv,
+        ".csv.zip": _read_csv,
+    }
     reader = next((reader for ending, reader in readers.items() if url.lower().endswith(ending)), None)
     if reader is None:
         raise SourceError(f"{url}: unknown kind of table; the name must end in {', '.join(readers)}")

@@ -26,7 +26,7 @@ class Lake:
         path = self._path(model, f"{name}.parquet")
         table = frame.copy(deep=False)
         table.attrs = dict(frame.attrs)
-        for column in table.columns[table.dtypes == object]:
+        for column in table.select_dtypes(object):
             table[column] = _one_type(table[column])
         data = table.to_parquet(index=False, compression="zstd")
         self._replace(path, data)
@@ -81,4 +81,6 @@ def _one_type(column: "pd.Series[Any]") -> "pd.Series[Any]":
     kinds = {type(value) for value in column[column.notna()]}
     if len(kinds) <= 1:
         return column
-    return column.map(lambda value: value if isinstance(value, str) else json.dumps(value, default=str), na_action="ignore")
+    return column.map(
+        lambda value: value if isinstance(value, str) else json.dumps(value, default=str), na_action="ignore"
+    )

@@ -72,7 +72,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return str(self.client.get_experiment_by_name(name).experiment_id)
+            return self.experiment(name)
 
     @contextmanager
     def active(self, run_id: str) -> Iterator[None]:
@@ -107,7 +107,9 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = client.create_model_version(model, source=logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=tags)
+        version = client.create_model_version(
+            model, source=logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=tags
+        )
         return int(version.version)
 
     def load(self, model: str, version: int) -> Pipeline:
@@ -167,4 +169,6 @@ class Registry:
 
 
 def _facts(version: ModelVersion) -> VersionFacts:
-    return VersionFacts(int(version.version), str(version.run_id), int(version.creation_timestamp), dict(version.tags or {}))
+    return VersionFacts(
+        int(version.version), str(version.run_id), int(version.creation_timestamp), dict(version.tags or {})
+    )

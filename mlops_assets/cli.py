@@ -1,0 +1,236 @@
+"""What an operator types: `mlops-assets status`, `serve`, `releases`, `trace`, `demo`, `up`. It prints; operations do the work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import mlops_assets
+from mlops_assets.stores.home import Home
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Keep tabular models alive: see them, serve them, trace them."
+)
+out = Console(highlight=False, soft_wrap=True)
+PROJECT = Path(mlops_assets.__file__).parent.parent
+UI = "http://127.0.0.1:3001"
+
+
+@app.command()
+def status() -> None:
+    """What every declared model is doing: champion, release, workers that have it, the last verdict."""
+    from mlops_assets.operations.status import model_status
+    from mlops_assets.operations.stores import Stores
+
+    stores = Stores(Home.from_environment())
+    table = Table(
+        "model",
+        "task",
+        "champion",
+        "release",
+        "since",
+        "trained until",
+        "workers",
+        "last verdict",
+        box=None,
+        pad_edge=False,
+    )
+    for one in model_status(stores, datetime.now(UTC)):
+        table.add_row(
+            one.model,
+            one.task,
+            _or_dash(one.champion and f"v{one.champion}"),
+            _or_dash(one.release),
+            _or_dash(_time(one.since)),
+            _or_dash(_time(one.trained_until)),
+            one.workers,
+            one.verdict,
+        )
+    out.print(table)
+    out.print(f"state: {stores.home.root}    service: {stores.home.service_url() or 'not running'}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 3000,
+    workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 1,
+    bento: Annotated[
+        Path | None, typer.Option(help="folder of a built Bento; left out: the project's own source")
+    ] = None,
+) -> None:
+    """Serve every released model until Ctrl-C, and start the service again when it dies."""
+    from mlops_assets.operations.bento import SOURCE
+    from mlops_assets.operations.supervise import ServiceFailed
+    from mlops_assets.operations.supervise import serve as serve_models
+
+    try:
+        raise typer.Exit(
+            serve_models(Home.from_environment(), host=host, port=port, workers=workers, target=bento or SOURCE)
+        )
+    except ServiceFailed as error:
+        _stop(error)
+
+
+@app.command()
+def releases(model: Annotated[str, typer.Argument(help="name of a model")]) -> None:
+    """Every release plan of a model, newest first: who answered when, and why."""
+    from mlops_assets.stores.releases import ReleaseStore
+
+    plans = ReleaseStore(Home.from_environment().releases).history(model)
+    if not plans:
+        _stop(f"no release of {model!r} in {Home.from_environment().releases}: materialise {model}_lifecycle first")
+    table = Table(
+        "release", "champion", "challenger", "decided at", "as of", "decided by", "reason", box=None, pad_edge=False
+    )
+    for plan in reversed(plans):
+        challenger = (
+            plan.challenger and f"v{plan.challenger.version} {plan.challenger.mode} {plan.challenger.share:.0%}"
+        )
+        table.add_row(
+            str(plan.release),
+            f"v{plan.champion.version}",
+            _or_dash(challenger),
+            _time(plan.decided_at),
+            _time(plan.as_of),
+            plan.decided_by,
+            plan.reason,
+        )
+    out.print(table)
+
+
+@app.command()
+def trace(prediction_id: Annotated[str, typer.Argument(help="id that the service gave or was given")]) -> None:
+    """From one prediction to the release, model version, MLflow run, data hash and code version behind it."""
+    from mlops_assets.operations.stores import Stores
+    from mlops_assets.operations.trace import Trace, UnknownPrediction
+    from mlops_assets.operations.trace import trace as trace_prediction
+
+    def show(one: Trace) -> None:
+        record, plan, manifest = one.prediction, one.plan, one.manifest
+        lines: list[tuple[str, Any]] = [
+            ("prediction", record.id),
+            ("asked for", f"{_or_dash(record.entity)} at {_time(record.event_time)}"),
+            (
+                "answered",
+                f"{_time(record.served_at)} by {record.model} v{record.version} as {record.role}, {record.latency_ms:.2f} ms",
+            ),
+            (
+                "output",
+                ", ".join(f"{value:.6g}" for value in record.output) or f"status {record.status}: {record.error}",
+            ),
+            ("imputed", ", ".join(record.imputed) or "nothing"),
+            ("out of domain", ", ".join(record.out_of_domain) or "nothing"),
+            (
+                "label",
+                ", ".join(f"{one.name} = {one.value} (observed {_time(one.observed_at)})" for one in one.labels)
+                or "not known",
+            ),
+        ]
+        if plan is not None:
+            lines.append(
+                ("release", f"{plan.release}, decided {_time(plan.decided_at)} by {plan.decided_by}: {plan.reason}")
+            )
+        if manifest is not None:
+            lines += [
+                ("bundle", record.bundle),
+                ("model version", f"{manifest.model} v{manifest.version} in the MLflow registry"),
+                ("MLflow run", manifest.mlflow_run),
+                ("Dagster run", manifest.dagster_run),
+                (
+                    "training",
+                    f"{manifest.training_rows} rows, {_time(manifest.training_start)} to {_time(manifest.training_end)}",
+                ),
+                ("as of", _time(manifest.as_of)),
+                ("data hash", manifest.data_hash),
+                ("code version", manifest.code_version),
+                ("libraries", ", ".join(f"{name} {version}" for name, version in sorted(manifest.libraries.items()))),
+            ]
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in lines:
+            table.add_row(name, str(value))
+        out.print(table)
+
+    try:
+        for one in trace_prediction(Stores(Home.from_environment()), prediction_id):
+            show(one)
+    except UnknownPrediction as error:
+        _stop(error)
+
+
+@app.command()
+def demo(
+    until: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="last day (UTC) of traffic to send, exclusive")
+    ] = datetime(2013, 4, 1),  # noqa: DTZ001
+) -> None:
+    """Both models from raw data to answers: Dagster runs, a real service, the real flights of March, judged by their labels."""
+    from mlops_assets.demo import DemoFailed, run_demo
+
+    try:
+        run_demo(out, PROJECT, Home.from_environment(), until.replace(tzinfo=UTC) + timedelta(hours=4))
+    except DemoFailed as error:
+        _stop(error)
+
+
+@app.command()
+def up() -> None:
+    """The Dagster UI with its daemon, and the service, on what is there, until Ctrl-C."""
+    commands = {
+        "Dagster UI": [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", "3001"],
+        "service": [sys.executable, "-m", "mlops_assets.cli", "serve"],
+    }
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    processes = {
+        name: subprocess.Popen(command, cwd=PROJECT, start_new_session=True) for name, command in commands.items()
+    }
+    out.print(f"Dagster UI on {UI}, service on http://127.0.0.1:3000; Ctrl-C ends both")
+    ended = None
+    try:
+        while ended is None:
+            time.sleep(0.5)
+            ended = next((name for name, process in processes.items() if process.poll() is not None), None)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in processes.values():
+            _end_session(process)
+    if ended is not None:
+        _stop(f"the {ended} has ended by itself; its output above says why")
+
+
+def _end_session(process: "subprocess.Popen[bytes]") -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _stop(why: object) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
+    raise typer.Exit(1)
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _or_dash(value: object) -> str:
+    return str(value) if value not in (None, "") else "-"
+
+
+if __name__ == "__main__":
+    app()
