@@ -365,8 +365,9 @@ def _compile_linear(model: Any, place: NDArray[np.int64]) -> CompiledModel:
     base = np.broadcast_to(np.asarray(model.intercept_, dtype=np.float64).ravel(), (len(coefficients),))
     ordered = np.empty_like(coefficients)
     ordered[:, place] = coefficients
-    generator = np.random.default_rng(0)
-    encoded = generator.normal(size=(64, len(place))) * np.geomspace(0.01, 10.0, 64)[:, None]
+    # Inputs with raw outputs between -3 and 3, where links differ: further out they all answer 0 or 1.
+    wanted = np.random.default_rng(0).uniform(-3.0, 3.0, size=(64, len(base)))
+    encoded = (wanted - base) @ np.linalg.pinv(coefficients).T
     expected = _predict(model, encoded)
     raw = encoded @ coefficients.T + base
     for link, answers in _linear_answers(raw, is_classifier(model)):

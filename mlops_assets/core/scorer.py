@@ -283,7 +283,7 @@ class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read `golden.json`; ScorerError when it is damaged."""
         try:
             return msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ScorerError(f"golden rows: {error}") from error
 
     def to_json(self) -> bytes:

@@ -127,7 +127,7 @@ def read_parts(npz: bytes, layout_json: bytes) -> Parts:
     """
     try:
         layout = msgspec.json.decode(layout_json, type=Layout)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ScorerError(f"scorer.json cannot be read: {error}") from error
     _require(layout.format == FORMAT, f"format {layout.format} is not {FORMAT}: take the code that made the model")
     _require(list(layout.shapes) == list(_DTYPES), "scorer.json names other arrays than this code knows")

@@ -57,9 +57,9 @@ def assert_equal(task: str, estimator: str, parameters: dict[str, Any], **option
     ordinary = make_table(150, seed=2, task=task, missing=0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        hard = hard_rows(contract, pipeline).sample(400, random_state=0)
+        hard = hard_rows(contract, pipeline).sample(150, random_state=0)
         report = check_parity(pipeline, scorer, ordinary, hard)
-        slow = check_parity(pipeline, with_engine(scorer, "numpy"), ordinary, hard.head(100))
+        slow = check_parity(pipeline, with_engine(scorer, "numpy"), ordinary, hard.head(40))
     assert report.passed, str(report)
     assert slow.passed, str(slow)
     return scorer
@@ -74,6 +74,7 @@ def with_engine(scorer: CompiledScorer, engine: Engine) -> CompiledScorer:
     ids=["one_hot", "rare_one_hot", "ordinal", "ordinal_missing", "refusing", "target", "native"],
 )  # fmt: skip
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_hist_gradient_boosting_equals_sklearn_behind_each_encoder(task: str, encoder: dict[str, Any]) -> None:
     assert_equal(task, ENSEMBLE + "HistGradientBoostingClassifier", {"max_iter": 10}, training=encoder)
 
@@ -195,7 +196,7 @@ def test_a_model_of_one_kind_of_feature_alone(dropped: str) -> None:
     encoder=st.sampled_from([ONE_HOT, RARE_ONE_HOT, ORDINAL, ORDINAL_MISSING, TARGET, NATIVE]),
     task=st.sampled_from(["binary", "multiclass", "regression"]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_random_tables_and_plans_equal_sklearn(
     seed: int, missing: float, strategy: str, category: str, encoder: dict[str, Any], task: str
 ) -> None:
@@ -264,7 +265,7 @@ def test_an_encoder_of_ones_own_is_compiled_by_probing() -> None:
 
 UNCOMPILABLE = [
     ("sklearn.neighbors.KNeighborsClassifier", {}, "no compiler for sklearn.neighbors"),
-    ("sklearn.svm.SVC", {"probability": False}, "no probabilities"),
+    (LINEAR + "RidgeClassifier", {}, "no probabilities"),
     ("sklearn.naive_bayes.GaussianNB", {}, "no compiler"),
     (LINEAR + "SGDClassifier", {"parameters": {"loss": "modified_huber"}}, "known link"),
     ("sklearn.dummy.DummyClassifier", {"parameters": {"strategy": "stratified"}}, "random"),
@@ -273,7 +274,7 @@ UNCOMPILABLE = [
     (
         LINEAR + "LogisticRegression",
         {"category_encoder": {"estimator": f"{__name__}.CrossEncoder"}},
-        "more than one category",
+        "each category by itself",
     ),
     (
         LINEAR + "LogisticRegression",

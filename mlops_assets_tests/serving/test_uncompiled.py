@@ -63,7 +63,7 @@ def test_a_function_of_numpy_is_not_made() -> None:
     _, data, manifest = fitted("sklearn.tree.DecisionTreeClassifier")
     for name in (b"numpy.testing._private.utils", b"sklearn.utils._testing"):
         forged = _replaced(data, b'"sklearn.tree._tree"', b'"' + name + b'"', b'"Tree"', b'"runstring"')
-        with pytest.raises(UncompiledError, match="runstring|read"):
+        with pytest.raises(UncompiledError, match=r"runstring|read"):
             PipelineScorer(forged, manifest)
 
 
