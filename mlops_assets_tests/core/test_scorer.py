@@ -1,5 +1,7 @@
 """The scorer by itself: what it takes and refuses, its files, and what it makes of damaged ones."""
 
+import subprocess
+import sys
 import threading
 import zipfile
 from io import BytesIO
@@ -277,3 +279,9 @@ def test_golden_rows_refuse_another_model(scorer: CompiledScorer, refusing: Comp
 
 def test_written_parts_are_what_the_scorer_writes(scorer: CompiledScorer) -> None:
     assert write_parts(scorer.parts) == scorer.to_files()
+
+
+def test_importing_the_scorer_brings_in_no_heavy_library() -> None:
+    code = "import sys, mlops_assets.core.scorer, mlops_assets.core.domain; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"pandas", "sklearn", "pydantic", "mlflow"} & set(loaded)
