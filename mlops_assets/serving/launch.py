@@ -8,7 +8,6 @@ import argparse
 import os
 import time
 
-import psutil  # type: ignore[import-untyped]
 from _bentoml_impl.loader import load  # type: ignore[import-untyped]
 from _bentoml_impl.server import serve_http  # type: ignore[import-untyped]
 from bentoml._internal.log import configure_server_logging
@@ -43,15 +42,23 @@ def main() -> None:
 def watch(server: Server) -> None:
     """Replace workers as they die, until the server has ended or this process has lost its parent."""
     arbiter = server.arbiter
-    parent, me = os.getppid(), psutil.Process()
+    parent = os.getppid()
     while not server.running:
         time.sleep(LOOK_SECONDS)
     while server.running:
         if os.getppid() != parent:
             server.stop()
-        elif any(child.status() == psutil.STATUS_ZOMBIE for child in me.children()):
+        elif _has_dead_child():
             arbiter.loop.add_callback(arbiter.manage_watchers)
         time.sleep(LOOK_SECONDS)
+
+
+def _has_dead_child() -> bool:
+    """Whether a child has ended; it is left for BentoML's supervisor to reap."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 if __name__ == "__main__":
