@@ -60,7 +60,7 @@ class TrackingResource(dg.ConfigurableResource):
             assert active is not None
             self._runs[model] = TrackedRun(active.info.run_id, handle)
             handle.set_tags(
-                {"dagster/run_id": context.run_id, "dagster/job_name": context.run.job_name, "model": model}
+                {"dagster/run_id": context.run.run_id, "dagster/job_name": context.run.job_name, "model": model}
             )
         return self._runs[model]
 
@@ -100,7 +100,7 @@ class _InitContext(SimpleNamespace):
     def __init__(self, context: dg.AssetExecutionContext, tracking_uri: str, experiment: str):
         super().__init__(
             log=context.log,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             dagster_run=context.run,
             resource_config={"experiment_name": experiment, "mlflow_tracking_uri": tracking_uri},
         )

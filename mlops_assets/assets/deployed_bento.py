@@ -10,8 +10,6 @@ from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.release import Released, ReleaseRefused, deploy, final_fit, require_verdict
-from mlops_assets.operations.smoke import SmokeTest, smoke_test
-from mlops_assets.operations.supervise import wait_until_live
 from mlops_assets.operations.train import Candidate, Fitted
 from mlops_assets.resources import StoresResource, TrackingResource
 
@@ -34,7 +32,10 @@ def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinit
         output_required=False,
         check_specs=[
             dg.AssetCheckSpec(
-                "verdict", asset=key, blocking=True, description="The candidate passed all of its gates."
+                "released",
+                asset=key,
+                blocking=True,
+                description="The candidate passed its gates and answers in service.",
             ),
             dg.AssetCheckSpec(
                 "final_fit_compiled", asset=key, description="The served fit equals scikit-learn, compiled."
@@ -53,33 +54,23 @@ def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinit
         evaluation: Evaluation,
     ) -> Iterator[dg.Output[str] | dg.AssetCheckResult]:
         opened = stores.open()
+        tracking.run(context, spec.name)
         try:
             require_verdict(trained_model, evaluation)
             final = final_fit(spec, opened, validated_features, trained_model)
+            released = deploy(spec, opened, trained_model, evaluation, final, decided_by=f"run:{context.run.run_id}")
         except ReleaseRefused as refusal:
-            yield dg.AssetCheckResult(asset_key=key, check_name="verdict", passed=False, description=str(refusal))
+            yield dg.AssetCheckResult(asset_key=key, check_name="released", passed=False, description=str(refusal))
             raise dg.Failure(f"{refusal}; the champion stays", allow_retries=False) from refusal
-        tracking.run(context, spec.name)
-        timeout_s = spec.release.confirm_timeout.total_seconds()
-        released = deploy(
-            spec,
-            opened,
-            trained_model,
-            evaluation,
-            final,
-            decided_by=f"run:{context.run_id}",
-            wait_until_live=lambda model, release: wait_until_live(opened.home, model, release, timeout_s),
-        )
-        smoke = smoke_test(opened, released.plan)
-        yield dg.Output(released.bento, metadata=_metadata(released, smoke))
-        yield dg.AssetCheckResult(asset_key=key, check_name="verdict", passed=True, description=released.plan.reason)
+        yield dg.Output(released.bento, metadata=_metadata(released))
+        yield dg.AssetCheckResult(asset_key=key, check_name="released", passed=True, description=released.plan.reason)
         yield _compiled(key, final[0])
-        yield dg.AssetCheckResult(asset_key=key, check_name="smoke_test", passed=smoke.passed, description=smoke.why)
+        yield dg.AssetCheckResult(asset_key=key, check_name="smoke_test", passed=True, description=released.smoke.why)
 
     return deployed_bento
 
 
-def _metadata(released: Released, smoke: SmokeTest) -> dict[str, dg.MetadataValue]:
+def _metadata(released: Released) -> dict[str, dg.MetadataValue]:
     plan = released.plan
     return {
         "release": dg.MetadataValue.int(plan.release),
@@ -88,7 +79,7 @@ def _metadata(released: Released, smoke: SmokeTest) -> dict[str, dg.MetadataValu
         "bundle": dg.MetadataValue.text(plan.champion.bundle),
         "bento": dg.MetadataValue.text(released.bento),
         "workers": dg.MetadataValue.int(released.workers),
-        "smoke_test": dg.MetadataValue.text(smoke.why),
+        "smoke_test": dg.MetadataValue.text(released.smoke.why),
         "reason": dg.MetadataValue.text(plan.reason),
         "trained_until": dg.MetadataValue.timestamp(released.manifest.training_end),
         "training_rows": dg.MetadataValue.int(released.manifest.training_rows),

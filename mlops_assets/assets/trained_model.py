@@ -55,7 +55,7 @@ def trained_model_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefiniti
             decode_plan(imputed_features.attrs[PLAN]),
             training_as_of(validated_features),
             validated_features.attrs[DATA_HASH],
-            (run.id, context.run_id),
+            (run.id, context.run.run_id),
         )
         run.mlflow.log_params(run_parameters(spec, candidate))
         reproducible = is_reproducible(spec, rows.fit, candidate.plan, candidate.classes)

@@ -65,7 +65,8 @@ def _brier_rows(truth: Floats, output: Floats, threshold: float) -> Floats:
 
 def _log_loss_rows(truth: Floats, output: Floats, threshold: float) -> Floats:
     chosen = output[np.arange(len(truth)), truth.astype(np.int64)]
-    return np.asarray(-np.log(np.clip(chosen, _EPS, 1.0)))
+    losses: Floats = -np.log(np.clip(chosen, _EPS, 1.0))
+    return losses
 
 
 def _accuracy_rows(truth: Floats, output: Floats, threshold: float) -> Floats:

@@ -13,7 +13,8 @@ class PredictionRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="predi
 
     `features` are the values as received, in the order of the model's contract (`None` where missing); they are empty for a
     request that failed before it was parsed. `output` holds the class probabilities, or one value. `latency_ms` is wall
-    clock inside the service. `event_time` is the caller's, or the time of serving where none was sent.
+    clock inside the service. `event_time` is the caller's, or the time of serving where none was sent. A `probe` was asked by
+    the platform itself and counts for no monitor and no training.
     """
 
     id: str
@@ -33,6 +34,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="predi
     latency_ms: float = 0.0
     status: int = 200
     error: str | None = None
+    probe: bool = False
 
 
 class LabelRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="label", omit_defaults=True):

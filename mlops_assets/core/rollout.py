@@ -96,3 +96,28 @@ def promotion(
         decided_at=decided_at,
         as_of=as_of,
     )
+
+
+def withdrawal(plan: ReleasePlan, *, reason: str, decided_by: str, decided_at: datetime) -> ReleasePlan:
+    """The plan that serves the last good version again; the withdrawn one never returns.
+
+    Raises
+    ------
+    ValueError
+        When no last good version is known.
+    """
+    if plan.last_good is None:
+        raise ValueError(f"model {plan.model!r}: release {plan.release} knows no last good version to go back to")
+    return msgspec.structs.replace(
+        plan,
+        release=plan.release + 1,
+        previous=plan.release,
+        champion=plan.last_good,
+        challenger=None,
+        standby=None,
+        last_good=None,
+        withdrawn=(*plan.withdrawn, plan.champion.version),
+        reason=reason,
+        decided_by=decided_by,
+        decided_at=decided_at,
+    )

@@ -102,7 +102,7 @@ def validate(spec: ModelSpec, frame: pd.DataFrame) -> Validation:
     typed = {name: _coerce(spec, name, frame[name]) for name in schema.columns if name not in missing}
     structural += [problem for column in typed.values() if (problem := column.structural) is not None]
     if structural:
-        empty = schema.coerce_dtype(pd.DataFrame({name: pd.Series(dtype=object) for name in schema.columns}))
+        empty = pd.DataFrame({name: pd.Series(dtype=str(column.dtype)) for name, column in schema.columns.items()})
         reasons = pd.Series("; ".join(structural), index=frame.index, dtype=object)
         failures = _failures(
             [(name, "the column", frame.index, None) for name in missing] or _coercion_cases(typed, frame)

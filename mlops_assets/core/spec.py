@@ -3,9 +3,13 @@
 Only declarations and what can be checked from them alone belong here; reading data or fitting anything does not.
 """
 
+import difflib
 import importlib
+import inspect
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -15,35 +19,44 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mlops_assets.core.metrics import METRICS, Task, metrics_of
 
-_DURATION_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)")
+_DURATION_UNITS = {
+    unit: timedelta(seconds=size) for unit, size in (("w", 604_800), ("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?\d*\.?\d+\s*")
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*")
 
 
 def _read_duration(value: object) -> object:
-    if not isinstance(value, str):
+    if isinstance(value, timedelta):
         return value
-    match = _DURATION.fullmatch(value.strip())
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError(
             f"{value!r} is not a duration: write a number and one of s, min, h, d, w, such as '14d' or '36h'"
         )
-    return timedelta(seconds=float(match[1]) * _DURATION_UNITS[match[2]])
+    try:
+        return timedelta(microseconds=round(Decimal(match[1]) * (_DURATION_UNITS[match[2]] // timedelta.resolution)))
+    except OverflowError as error:
+        raise ValueError(f"{value!r} is too long: at most {timedelta.max.days}d") from error
 
 
 def format_duration(value: timedelta) -> str:
     """Write a duration the way the YAML does, in the largest unit that divides it."""
-    seconds = value.total_seconds()
-    for unit, size in sorted(_DURATION_UNITS.items(), key=lambda pair: -pair[1]):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
+    for unit, size in _DURATION_UNITS.items():
+        if value >= size and not value % size:
+            return f"{value // size}{unit}"
+    seconds, rest = divmod(value, timedelta(seconds=1))
+    return f"{seconds}.{rest.microseconds:06d}".rstrip("0").rstrip(".") + "s"
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -52,30 +65,46 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
+def _read_time(value: object) -> object:
+    if isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError(f"{value!r} is not a time: write ISO 8601 with a time zone, such as 2013-03-01T05:00:00Z")
+    return value
+
+
 def _aware(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError(f"{value.isoformat()} names no time zone: end it with Z or an offset such as -05:00")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{value.isoformat()} is out of range: UTC's calendar does not hold it") from error
 
 
 def import_object(path: str) -> Any:
     """Import `package.module.name` (or `package.module:name`); ValueError says which part is missing."""
-    module_name, _, attribute = path.replace(":", ".").rpartition(".")
-    if not module_name:
+    if _IMPORT_PATH.fullmatch(path) is None:
         raise ValueError(f"{path!r} is not an import path such as 'package.module.name'")
+    module_name, _, attribute = path.replace(":", ".").rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{path!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the named module does wrong at import is a mistake in what names it
+        raise ValueError(f"{path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
-        raise ValueError(f"{path!r}: module {module_name!r} has no {attribute!r}")
+        raise ValueError(
+            f"{path!r}: module {module_name!r} has no {attribute!r}{_did_you_mean(attribute, dir(module))}"
+        )
     return getattr(module, attribute)
+
+
+def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(allowed), n=3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def _estimator_path(path: str) -> str:
     estimator = import_object(path)
-    if not (isinstance(estimator, type) and hasattr(estimator, "fit")):
-        raise ValueError(f"{path!r} is no scikit-learn estimator class: it must be a class with a fit method")
+    if not (isinstance(estimator, type) and hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
+        raise ValueError(f"{path!r} is no scikit-learn estimator: it must be a class with fit and get_params")
     return path
 
 
@@ -93,7 +122,10 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "examples": ["14d", "36h"], "description": "a number and s, min, h, d or w"}),
 ]
 AwareDatetime = Annotated[
-    datetime, AfterValidator(_aware), WithJsonSchema({"type": "string", "description": "ISO 8601 with a time zone"})
+    datetime,
+    BeforeValidator(_read_time),
+    AfterValidator(_aware),
+    WithJsonSchema({"type": "string", "description": "ISO 8601 with a time zone"}),
 ]
 EstimatorPath = Annotated[str, AfterValidator(_estimator_path)]
 LoaderPath = Annotated[str, AfterValidator(_loader_path)]
@@ -105,8 +137,23 @@ NumberStrategy = Literal["mean", "median", "knn"]
 CategoryStrategy = Literal["most_frequent", "missing_category"]
 
 
+def _mistake(where: tuple[str | int, ...], what: str, given: object) -> ValidationError:
+    """An error at a field below the one that is being validated; pydantic puts the path to that one before it."""
+    kind = PydanticCustomError("declaration", "{what}", {"what": what})
+    return ValidationError.from_exception_data("declaration", [InitErrorDetails(type=kind, loc=where, input=given)])
+
+
 class _Declaration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, value: object) -> object:
+        if isinstance(value, dict):
+            for name, given in value.items():
+                if name not in cls.model_fields:
+                    raise _mistake((str(name),), f"unknown field; allowed are {', '.join(cls.model_fields)}", given)
+        return value
 
 
 class SourceSpec(_Declaration):
@@ -219,6 +266,20 @@ class StepSpec(_Declaration):
     estimator: EstimatorPath
     parameters: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _parameters_exist(self) -> Self:
+        accepted = inspect.signature(import_object(self.estimator)).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+            return self
+        for name, value in self.parameters.items():
+            if name not in accepted:
+                raise _mistake(
+                    ("parameters", name),
+                    f"{self.estimator} has no such parameter: choose from {', '.join(accepted)}",
+                    value,
+                )
+        return self
+
 
 class TrainingSpec(StepSpec):
     """What is fitted, on which rows."""
@@ -236,11 +297,33 @@ class TrainingSpec(StepSpec):
     refit: bool = Field(True, description="fit again on the whole window after the gates")
     seed: int = Field(0, ge=0, le=2**32 - 1)
 
+    @field_validator("number_transformer", "category_encoder")
+    @classmethod
+    def _transforms(cls, step: StepSpec | None) -> StepSpec | None:
+        if step is not None and not hasattr(import_object(step.estimator), "transform"):
+            raise _mistake(("estimator",), f"{step.estimator} has no transform method", step.estimator)
+        return step
+
+    @model_validator(mode="after")
+    def _predicts(self) -> Self:
+        estimator = import_object(self.estimator)
+        if not hasattr(estimator, "predict"):
+            raise _mistake(("estimator",), f"{self.estimator} has no predict method", self.estimator)
+        if self.native_categories and "categorical_features" not in inspect.signature(estimator).parameters:
+            raise _mistake(
+                ("native_categories",),
+                f"{self.estimator} takes no categorical_features: use a HistGradientBoosting estimator, or leave it out",
+                self.native_categories,
+            )
+        return self
+
     @model_validator(mode="after")
     def _holdout_fits(self) -> Self:
         if self.window is not None and self.holdout >= self.window:
-            raise ValueError(
-                f"holdout {format_duration(self.holdout)} leaves nothing of the window {format_duration(self.window)} to train on"
+            raise _mistake(
+                ("holdout",),
+                f"{format_duration(self.holdout)} leaves nothing of the window {format_duration(self.window)} to train on",
+                format_duration(self.holdout),
             )
         return self
 
@@ -391,60 +474,72 @@ class ModelSpec(_Declaration):
     @classmethod
     def _features_differ(cls, features: tuple[FeatureSpec, ...]) -> tuple[FeatureSpec, ...]:
         names = [feature.name for feature in features]
-        duplicates = sorted({name for name in names if names.count(name) > 1})
-        if duplicates:
-            raise ValueError(f"duplicate feature {', '.join(map(repr, duplicates))}: each name may be declared once")
+        for position, name in enumerate(names):
+            if name in names[:position]:
+                raise _mistake((position, "name"), f"duplicate feature {name!r}: each name may be declared once", name)
         return features
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
-        roles = {"entity_key": self.entity_key, "event_time": self.event_time, "label.column": self.label.column}
-        if self.label.observed_at is not None:
-            roles["label.observed_at"] = self.label.observed_at
-        for role, column in roles.items():
-            if column in self.feature_names:
-                raise ValueError(f"features.{column}: the column is declared as {role} and cannot be a feature too")
-        if len(set(roles.values())) < len(roles):
-            raise ValueError(f"entity_key, event_time and label name the same column: {roles}")
-        for column in self.evaluation.slices:
-            if column not in self.feature_names:
-                raise ValueError(
-                    f"evaluation.slices: {column!r} is no feature: choose from {', '.join(self.feature_names)}"
+        roles = {self.entity_key: "entity_key"}
+        others = (("event_time",), self.event_time), (("label", "column"), self.label.column)
+        for role, column in (*others, (("label", "observed_at"), self.label.observed_at)):
+            if column in roles:
+                raise _mistake(role, f"column {column!r} is declared as {roles[column]} already", column)
+            if column is not None:
+                roles[column] = ".".join(role)
+        for position, name in enumerate(self.feature_names):
+            if name in roles:
+                raise _mistake(
+                    ("features", position, "name"),
+                    f"column {name!r} is the {roles[name]} and cannot be a feature too",
+                    name,
+                )
+        for position, name in enumerate(self.evaluation.slices):
+            if name not in self.feature_names:
+                raise _mistake(
+                    ("evaluation", "slices", position),
+                    f"{name!r} is no feature: choose from {', '.join(self.feature_names)}",
+                    name,
                 )
         return self
 
     @model_validator(mode="after")
     def _gates_fit_task(self) -> Self:
         names = [gate.name for gate in self.gates]
+        allowed = metrics_of(self.task)
         for position, gate in enumerate(self.gates):
-            where = f"gates[{position}]"
-            if names.count(gate.name) > 1:
-                raise ValueError(f"{where}: {gate.name!r} is declared twice")
+            where = ("gates", position)
+            if gate.name in names[:position]:
+                raise _mistake(where, f"{gate.name!r} is declared twice", gate.name)
             if isinstance(gate, LatencyGate):
                 continue
-            allowed = metrics_of(self.task)
             if gate.metric not in allowed:
-                raise ValueError(
-                    f"{where}.metric: {gate.metric!r} does not fit {self.task}: choose from {', '.join(allowed)}"
+                raise _mistake(
+                    (*where, "metric"),
+                    f"{gate.metric!r} does not fit {self.task}: choose from {', '.join(allowed)}",
+                    gate.metric,
                 )
             if isinstance(gate, ChampionGate) and not METRICS[gate.metric].is_mean:
                 means = [name for name in allowed if METRICS[name].is_mean]
-                raise ValueError(
-                    f"{where}.metric: {gate.metric!r} is no mean over rows and cannot be paired: choose from {', '.join(means)}"
+                raise _mistake(
+                    (*where, "metric"),
+                    f"{gate.metric!r} is no mean over rows and cannot be paired: choose from {', '.join(means)}",
+                    gate.metric,
                 )
             if isinstance(gate, LimitGate) and gate.per_slice and not self.evaluation.slices:
-                raise ValueError(f"{where}.per_slice: no evaluation.slices are declared")
+                raise _mistake((*where, "per_slice"), "no evaluation.slices are declared", True)
         return self
 
     @model_validator(mode="after")
     def _task_fits_label(self) -> Self:
-        classes = self.label.classes
+        classes, where = self.label.classes, ("label", "classes")
         if classes is None:
             return self
         if self.task == "regression":
-            raise ValueError("label.classes: a regression has none")
+            raise _mistake(where, "a regression has none", classes)
         if len(set(map(str, classes))) < len(classes) or len(classes) < 2:
-            raise ValueError(f"label.classes: {list(classes)} must be two or more different classes")
+            raise _mistake(where, f"{list(classes)} must be two or more different classes", classes)
         if self.task == "binary" and len(classes) != 2:
-            raise ValueError(f"label.classes: binary takes two classes, found {len(classes)}")
+            raise _mistake(where, f"binary takes two classes, found {len(classes)}", classes)
         return self

@@ -36,7 +36,7 @@ class BentoError(RuntimeError):
     """The Bento cannot be built."""
 
 
-def build_bento(home: Home, models: tuple[str, ...] | None = None) -> str:
+def build_bento(home: Home, models: tuple[str, ...] | None = None, *, instead: ReleasePlan | None = None) -> str:
     """Build the Bento of the current releases and return its tag.
 
     Its version follows from its content, so that the same code and releases are built once.
@@ -45,6 +45,8 @@ def build_bento(home: Home, models: tuple[str, ...] | None = None) -> str:
     ----------
     models
         Those to carry; all that are released when None.
+    instead
+        A plan that is about to be published, carried in place of its model's current one.
 
     Raises
     ------
@@ -57,7 +59,7 @@ def build_bento(home: Home, models: tuple[str, ...] | None = None) -> str:
         raise BentoError(f"the service's source is not in {SOURCE}: run from a clone of the project")
     with tempfile.TemporaryDirectory(prefix="bento-") as folder:
         context = Path(folder) / NAME
-        _stage(context, home, _plans(home, models))
+        _stage(context, home, _plans(home, models, instead))
         version = _content_hash(context)
         if not _is_built(home, version):
             _build(context, home, version)
@@ -70,11 +72,13 @@ def bento_path(home: Home, tag: str) -> Path:
     return home.bentoml / "bentos" / name / version
 
 
-def _plans(home: Home, models: tuple[str, ...] | None) -> list[ReleasePlan]:
+def _plans(home: Home, models: tuple[str, ...] | None, instead: ReleasePlan | None) -> list[ReleasePlan]:
     releases = ReleaseStore(home.releases)
+    names = set(releases.models() if models is None else models)
+    coming = {} if instead is None else {instead.model: instead}
     plans = []
-    for model in releases.models() if models is None else sorted(models):
-        plan = releases.current(model)
+    for model in sorted(names | coming.keys()):
+        plan = coming.get(model) or releases.current(model)
         if plan is None:
             raise BentoError(f"model {model!r} has no release in {home.releases} that a Bento could carry")
         plans.append(plan)

@@ -57,7 +57,7 @@ class _LoggedRows:
             if isinstance(record, LabelRecord):
                 if record.name == spec.label.column:
                     labels.append(record)
-            elif record.role != "challenger" and record.status == 200:
+            elif record.role != "challenger" and record.status == 200 and not record.probe:
                 predictions.setdefault(record.id, record)
                 if record.bundle not in columns:
                     contract = stores.bundles.get(record.bundle).manifest.features

@@ -5,7 +5,6 @@ Each step can be repeated; a stop between any two of them leaves the old release
 
 import hashlib
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,13 +17,16 @@ from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.imputation import make_plan
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS
-from mlops_assets.core.rollout import Release, ReleasePlan, promotion
+from mlops_assets.core.rollout import Release, ReleasePlan, promotion, withdrawal
 from mlops_assets.core.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.bento import build_bento
 from mlops_assets.operations.provenance import libraries
+from mlops_assets.operations.smoke import SmokeTest, smoke_test
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.supervise import ReleaseRefused as NotLive
+from mlops_assets.operations.supervise import wait_until_live
 from mlops_assets.operations.train import Candidate, Fitted, fit
 from mlops_assets.stores.registry import AliasMove
 
@@ -45,6 +47,7 @@ class Released:
     is_new: bool
     bento: str
     workers: int
+    smoke: SmokeTest
 
 
 def require_verdict(candidate: Candidate, evaluation: Evaluation) -> None:
@@ -111,48 +114,88 @@ def deploy(
     evaluation: Evaluation,
     final: tuple[Fitted, TrainingRows],
     decided_by: str,
-    wait_until_live: Callable[[str, int], int],
 ) -> Released:
     """Release what `final_fit` made of a candidate that passed, unless the champion already is that very model.
 
-    Parameters
-    ----------
-    wait_until_live
-        Waits until every worker of a running service has the release of the model; returns how many there are.
+    The Bento is built before anything moves. When a worker of a running service refuses the new release, or the smoke test
+    fails, the former champion is put back at once, and the new version is withdrawn.
+
+    Raises
+    ------
+    ReleaseRefused
+        When the candidate did not pass, or what was released does not answer as it should.
     """
     require_verdict(candidate, evaluation)
     fitted, rows = final
     current = stores.releases.current(spec.name)
     champion = None if current is None else stores.bundles.get(current.champion.bundle).manifest
     files = _bundle_files(spec, fitted, rows)
-    if current is not None and champion is not None and _same_answers(champion, files, fitted):
-        released = Released(
-            current, champion, False, build_bento(stores.home), wait_until_live(spec.name, current.release)
-        )
-    else:
-        version = _registered_version(spec, stores, candidate, fitted)
-        manifest = _manifest(spec, candidate, evaluation, fitted, rows, version)
-        bundle = stores.bundles.put(manifest, files)
-        _log_bundle(stores, candidate, bundle)
-        stores.registry.tag(spec.name, version, "bundle", bundle)
-        plan = promotion(
-            current,
-            model=spec.name,
-            champion=Release(version, bundle),
-            fallback_value=manifest.fallback_value,
-            rollout=f"r-{uuid_utils.uuid7()}",
-            salt=secrets.token_hex(8),
-            reason=f"passed {len(evaluation.gates)} gates; {evaluation.compared_with}",
-            decided_by=decided_by,
-            decided_at=datetime.now(UTC),
-            as_of=candidate.as_of,
-        )
+    is_new = current is None or champion is None or not _same_answers(champion, files, fitted)
+    plan = _new_plan(spec, stores, candidate, evaluation, final, files, decided_by) if is_new else current
+    assert plan is not None
+    bento = build_bento(stores.home, instead=plan)
+    if is_new:
         stores.releases.publish(plan)
-        manifest = stores.bundles.get(bundle).manifest
-        released = Released(plan, manifest, True, build_bento(stores.home), wait_until_live(spec.name, plan.release))
-    move = AliasMove("champion", released.plan.champion.version, released.plan.decided_at, released.plan.reason)
-    stores.registry.move_alias(spec.name, move)
-    return released
+    workers, smoke = _confirm(spec, stores, plan, decided_by)
+    stores.registry.move_alias(spec.name, AliasMove("champion", plan.champion.version, plan.decided_at, plan.reason))
+    return Released(plan, stores.bundles.get(plan.champion.bundle).manifest, is_new, bento, workers, smoke)
+
+
+def _new_plan(
+    spec: ModelSpec,
+    stores: Stores,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    final: tuple[Fitted, TrainingRows],
+    files: dict[str, bytes],
+    decided_by: str,
+) -> ReleasePlan:
+    """Register the final fit, store its bundle, and plan its release; nothing moves yet."""
+    fitted, rows = final
+    version = _registered_version(spec, stores, candidate, fitted)
+    manifest = _manifest(spec, candidate, evaluation, fitted, rows, version)
+    bundle = stores.bundles.put(manifest, files)
+    _log_bundle(stores, candidate, bundle)
+    stores.registry.tag(spec.name, version, "bundle", bundle)
+    return promotion(
+        stores.releases.current(spec.name),
+        model=spec.name,
+        champion=Release(version, bundle),
+        fallback_value=manifest.fallback_value,
+        rollout=f"r-{uuid_utils.uuid7()}",
+        salt=secrets.token_hex(8),
+        reason=f"passed {len(evaluation.gates)} gates; {evaluation.compared_with}",
+        decided_by=decided_by,
+        decided_at=datetime.now(UTC),
+        as_of=candidate.as_of,
+    )
+
+
+def _confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan, decided_by: str) -> tuple[int, SmokeTest]:
+    try:
+        workers = wait_until_live(stores.home, spec.name, plan.release, spec.release.confirm_timeout.total_seconds())
+        smoke = smoke_test(stores, plan)
+    except NotLive as error:
+        why = str(error)
+    else:
+        if smoke.passed:
+            return workers, smoke
+        why = smoke.why
+    done = _put_back(stores, plan, why, decided_by)
+    raise ReleaseRefused(f"model {spec.name!r} release {plan.release} does not answer as it should: {why}; {done}")
+
+
+def _put_back(stores: Stores, plan: ReleasePlan, why: str, decided_by: str) -> str:
+    """Publish the plan that serves the former champion again; say what was done."""
+    if plan.last_good is None:
+        return "there is no earlier release to put back"
+    if stores.releases.current(plan.model) != plan:
+        return "another release has been published since"
+    restored = withdrawal(
+        plan, reason=f"release {plan.release} refused: {why}", decided_by=decided_by, decided_at=datetime.now(UTC)
+    )
+    stores.releases.publish(restored)
+    return f"version {restored.champion.version} serves again with release {restored.release}"
 
 
 def _registered_version(spec: ModelSpec, stores: Stores, candidate: Candidate, fitted: Fitted) -> int:

@@ -29,6 +29,7 @@ class PredictItem(Protocol):
     id: str | None
     entity: str | None
     event_time: datetime | None
+    probe: bool
 
 
 class LabelItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -104,6 +105,7 @@ class RowContract:
                 ("id", Key | None, None),
                 ("entity", Key | None, None),
                 ("event_time", AwareTime | None, None),
+                ("probe", bool, False),
             ],
             forbid_unknown_fields=True,
         )

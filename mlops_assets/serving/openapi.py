@@ -85,6 +85,7 @@ def _row_schema(manifest: Manifest) -> dict[str, Any]:
             "id": {**_KEY, "description": "becomes the prediction id; one is made if left out"},
             "entity": {**_KEY, "description": f"what the prediction is about ({manifest.entity_key})"},
             "event_time": {**_TIME, "description": "RFC 3339 with a time zone; the time of serving if left out"},
+            "probe": {"type": "boolean", "default": False, "description": "a test: logged as such, and never counted"},
         },
         "required": ["features"],
         "additionalProperties": False,

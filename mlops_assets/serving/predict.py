@@ -123,6 +123,7 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
                 out_of_domain=out_of_domain,
                 output=tuple(output),
                 latency_ms=latency_ms,
+                probe=item.probe,
             )
         )
         outcomes.append(Outcome(prediction_id, *_outputs(live, output), imputed, out_of_domain))
