@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+from sklearn.base import ClassifierMixin
 
 from mlops_assets.core.metrics import METRICS, Task, metrics_of
 
@@ -33,6 +34,7 @@ _DURATION_UNITS = {
 }
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?\d*\.?\d+\s*")
+_OWNER = re.compile(r"team:.+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")  # what Dagster takes for an owner
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*")
 
 
@@ -466,7 +468,7 @@ class ModelSpec(_Declaration):
     @field_validator("owner")
     @classmethod
     def _owner_is_reachable(cls, owner: str) -> str:
-        if not (owner.startswith("team:") or re.fullmatch(r"[^@\s]+@[^@\s]+", owner)):
+        if _OWNER.fullmatch(owner) is None:
             raise ValueError(f"{owner!r} is neither an e-mail address nor 'team:<name>'")
         return owner
 
@@ -502,6 +504,17 @@ class ModelSpec(_Declaration):
                     f"{name!r} is no feature: choose from {', '.join(self.feature_names)}",
                     name,
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _estimator_fits_task(self) -> Self:
+        where, path = ("training", "estimator"), self.training.estimator
+        estimator = import_object(path)
+        is_classifier = issubclass(estimator, ClassifierMixin) or hasattr(estimator, "predict_proba")
+        if is_classifier and self.task == "regression":
+            raise _mistake(where, f"{path} is a classifier: a regression needs a regressor", path)
+        if not is_classifier and self.task != "regression":
+            raise _mistake(where, f"{path} is no classifier: {self.task} needs one that gives probabilities", path)
         return self
 
     @model_validator(mode="after")
