@@ -154,7 +154,11 @@ class _Declaration(BaseModel):
         if isinstance(value, dict):
             for name, given in value.items():
                 if name not in cls.model_fields:
-                    raise _mistake((str(name),), f"unknown field; allowed are {', '.join(cls.model_fields)}", given)
+                    raise _mistake(
+                        (str(name),),
+                        f"Extra inputs are not permitted; allowed are {', '.join(cls.model_fields)}",
+                        given,
+                    )
         return value
 
 
@@ -524,24 +528,26 @@ class ModelSpec(_Declaration):
         for position, gate in enumerate(self.gates):
             where = ("gates", position)
             if gate.name in names[:position]:
-                raise _mistake(where, f"{gate.name!r} is declared twice", gate.name)
+                raise _mistake(where, f"gates[{position}]: {gate.name!r} is declared twice", gate.name)
             if isinstance(gate, LatencyGate):
                 continue
             if gate.metric not in allowed:
                 raise _mistake(
                     (*where, "metric"),
-                    f"{gate.metric!r} does not fit {self.task}: choose from {', '.join(allowed)}",
+                    f"gates[{position}].metric: {gate.metric!r} does not fit {self.task}: choose from {', '.join(allowed)}",
                     gate.metric,
                 )
             if isinstance(gate, ChampionGate) and not METRICS[gate.metric].is_mean:
                 means = [name for name in allowed if METRICS[name].is_mean]
                 raise _mistake(
                     (*where, "metric"),
-                    f"{gate.metric!r} is no mean over rows and cannot be paired: choose from {', '.join(means)}",
+                    f"gates[{position}].metric: {gate.metric!r} cannot be paired row by row: choose from {', '.join(means)}",
                     gate.metric,
                 )
             if isinstance(gate, LimitGate) and gate.per_slice and not self.evaluation.slices:
-                raise _mistake((*where, "per_slice"), "no evaluation.slices are declared", True)
+                raise _mistake(
+                    (*where, "per_slice"), f"gates[{position}].per_slice: no evaluation.slices are declared", True
+                )
         return self
 
     @model_validator(mode="after")
