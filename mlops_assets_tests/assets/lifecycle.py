@@ -55,6 +55,7 @@ def make_spec(table: Path, **changes: Any) -> ModelSpec:
             {"name": "wind", "type": "number", "unit": "mph"},
             {"name": "distance", "type": "number", "unit": "mi", "domain": "closed", "minimum": 1, "maximum": 6000},
         ],
+        "evaluation": {"bootstrap_resamples": 50},
         "training": {
             "estimator": "sklearn.linear_model.LogisticRegression",
             "parameters": {"max_iter": 500},
