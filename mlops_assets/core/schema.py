@@ -3,8 +3,10 @@
 Judges frames that are in memory; what to do about a broken frame is decided by the checks of `assets/validated_features.py`.
 """
 
+import math
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ import pandera.pandas as pa
 from mlops_assets.core.spec import FeatureSpec, ModelSpec
 
 REASON = "quarantine_reason"
-_ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
-_TRUE_FALSE = {True: 1.0, False: 0.0, "true": 1.0, "false": 0.0, "True": 1.0, "False": 0.0}
+_ZONE = re.compile(r"[T ]\S*(Z|[+-]\d\d(:?\d\d)?)$")
+_TRUE_FALSE = {"true": 1.0, "false": 0.0, "True": 1.0, "False": 0.0}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Validation:
     failures
         One row per broken rule and column: `column`, `rule`, `rows`, `example`.
     structural
-        What is wrong with the frame as a whole: missing columns, columns of the wrong type. Then `valid` is empty.
+        What is wrong with the frame as a whole: columns missing, there twice, or of the wrong type. Then `valid` is empty.
     out_of_domain
         Rows per feature outside an open domain: they are valid, and flagged.
     """
@@ -97,15 +99,21 @@ def validate(spec: ModelSpec, frame: pd.DataFrame) -> Validation:
     """
     schema = pandera_schema(spec)
     frame = frame.reset_index(drop=True)
-    missing = [name for name in schema.columns if name not in frame.columns]
-    structural = [f"column {name!r} is missing; found {', '.join(map(repr, frame.columns))}" for name in missing]
-    typed = {name: _coerce(spec, name, frame[name]) for name in schema.columns if name not in missing}
+    counts = {name: int((frame.columns == name).sum()) for name in schema.columns}
+    strange = [name for name, count in counts.items() if count != 1]
+    structural = [
+        f"column {name!r} is there {counts[name]} times"
+        if counts[name]
+        else f"column {name!r} is missing; found {', '.join(map(repr, frame.columns))}"
+        for name in strange
+    ]
+    typed = {name: _coerce(spec, name, frame[name]) for name in schema.columns if name not in strange}
     structural += [problem for column in typed.values() if (problem := column.structural) is not None]
     if structural:
         empty = pd.DataFrame({name: pd.Series(dtype=str(column.dtype)) for name, column in schema.columns.items()})
         reasons = pd.Series("; ".join(structural), index=frame.index, dtype=object)
         failures = _failures(
-            [(name, "the column", frame.index, None) for name in missing] or _coercion_cases(typed, frame)
+            [(name, "the column, once", frame.index, None) for name in strange] + _coercion_cases(typed, frame)
         )
         return Validation(empty, _quarantine(frame, reasons), failures, tuple(structural), {})
 
@@ -143,15 +151,15 @@ def _coerce(spec: ModelSpec, name: str, column: pd.Series) -> _Typed:
         case "time":
             values, expected = read_times(column), "a time with its zone"
         case "category":
-            text = column.map(lambda value: value if isinstance(value, str) else None).astype(object)
+            text = column.astype(object).map(lambda value: value if isinstance(value, str) else None)
             values, expected = text.where(text.notna(), None), "text"
         case "class":
-            values, expected = _classes(spec, column), "text or a whole number"
+            values = _classes(spec, column)
+            expected = "text, as the declared classes are" if _text_classes(spec) else "text or a whole number"
         case "boolean":
-            values, expected = column.map(_boolean).astype(float), "true or false"
+            values, expected = column.astype(object).map(_boolean).astype(float), "true or false"
         case _:
-            numbers = pd.to_numeric(column, errors="coerce").astype(float)
-            values, expected = numbers.where(np.isfinite(numbers)), "a finite number"
+            values, expected = _numbers(column), "a finite number"
             if kind == "integer":
                 values, expected = values.where(values == values.round()), "a whole number"
     unreadable = present & values.isna()
@@ -181,27 +189,50 @@ def read_times(column: pd.Series) -> pd.Series:
         return times.astype("datetime64[us, UTC]")
     if pd.api.types.is_datetime64_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
         return pd.Series(pd.NaT, index=column.index, dtype="datetime64[us, UTC]")
-    text = column.map(lambda value: value if isinstance(value, str) and _ZONE.search(value) else None)
-    parsed: pd.Series[Any] = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+    zoned = column.astype(object).map(lambda value: value if _names_zone(value) else None)
+    parsed: pd.Series[Any] = pd.to_datetime(zoned, errors="coerce", utc=True, format="ISO8601")
     return parsed.astype("datetime64[us, UTC]")
 
 
+def _names_zone(value: object) -> bool:
+    if isinstance(value, datetime):
+        return value.tzinfo is not None
+    return isinstance(value, str) and _ZONE.search(value) is not None
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    if column.dtype.kind in "mMc":  # a time is nanoseconds to pandas, and no number to anybody else
+        return pd.Series(np.nan, index=column.index)
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    return numbers.where(np.isfinite(numbers))
+
+
 def _boolean(value: object) -> float | None:
-    if isinstance(value, bool | np.bool_ | str):
+    if isinstance(value, str):
         return _TRUE_FALSE.get(value)
-    return float(value) if value in (0, 1) else None
+    return float(value) if isinstance(value, bool | int | float | np.bool_ | np.number) and value in (0, 1) else None
+
+
+def _text_classes(spec: ModelSpec) -> bool:
+    return spec.label.classes is not None and all(isinstance(value, str) for value in spec.label.classes)
 
 
 def _classes(spec: ModelSpec, column: pd.Series) -> pd.Series:
-    as_text = spec.label.classes is not None and all(isinstance(value, str) for value in spec.label.classes)
+    as_text = _text_classes(spec)
+    declared = [value for value in spec.label.classes or () if isinstance(value, int)]
+    whole_numbers = {text: value for value in declared for text in (str(value), f"{value}.0")}
 
     def read(value: object) -> str | int | None:
+        if isinstance(value, str):
+            return whole_numbers.get(value, value)
+        if as_text:
+            return None
         if isinstance(value, bool | np.bool_):
             return int(value)
         if isinstance(value, int | float | np.number):
-            whole = float(value)
-            return int(whole) if whole == np.round(whole) and not as_text else None
-        return value if isinstance(value, str) else None
+            number = float(value)
+            return int(number) if math.isfinite(number) and number == round(number) else None
+        return None
 
     return pd.Series(
         [read(value) if present else None for value, present in zip(column, column.notna(), strict=True)],
@@ -266,7 +297,8 @@ def _failures(cases: list[_Case]) -> pd.DataFrame:
 
 
 def _quarantine(rows: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
-    text = rows.astype(object).map(lambda value: None if pd.isna(value) else str(value))
+    present = rows.notna()
+    text = rows.astype(object).map(str).where(present, None)
     return text.assign(**{REASON: reasons}).reset_index(drop=True)
 
 
