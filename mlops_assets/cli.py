@@ -19,7 +19,7 @@ from mlops_assets.stores.home import Home
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Keep tabular models alive: see them, serve them, trace them."
 )
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 PROJECT = Path(mlops_assets.__file__).parent.parent
 UI = "http://127.0.0.1:3001"
 

@@ -1,5 +1,6 @@
 """Does what is in service answer as it should? The golden rows of the champion, asked over HTTP where a service runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +46,7 @@ def smoke_test(stores: Stores, plan: ReleasePlan) -> SmokeTest:
 
 
 def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: GoldenRows) -> SmokeTest:
-    names = [feature.name for feature in manifest.features]
-    rows = [{"features": dict(zip(names, row, strict=True)), "probe": True} for row in golden.rows]
+    rows = [{"features": _as_request(manifest, row), "probe": True} for row in golden.rows]
     try:
         with PredictionClient(url) as client:
             answers = client.predict_many(plan.model, rows)
@@ -59,6 +59,14 @@ def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: Golden
     return SmokeTest(
         bool(apart <= TOLERANCE), f"{url} answers {len(rows)} golden rows of version {manifest.version} to {apart:.1g}"
     )
+
+
+def _as_request(manifest: Manifest, row: Sequence[Any]) -> dict[str, Any]:
+    """A raw row as a caller sends it; the scorer knows booleans as 0 and 1."""
+    return {
+        feature.name: bool(value) if feature.type == "boolean" and value is not None else value
+        for feature, value in zip(manifest.features, row, strict=True)
+    }
 
 
 def outputs_of(answer: dict[str, Any]) -> list[float]:

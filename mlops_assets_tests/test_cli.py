@@ -1,0 +1,113 @@
+"""What an operator types, on a home with two releases and one logged answer."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mlops_assets.cli import app
+from mlops_assets.core.records import LabelRecord, PredictionRecord
+from mlops_assets.operations import status
+from mlops_assets.stores.home import Home
+from mlops_assets.stores.prediction_log import LogWriter
+from mlops_assets_tests.serving.factory import release, small_model
+
+ASKED = datetime(2013, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    home = Home(tmp_path)
+    release(home, small_model(), "the first")
+    plan = release(home, small_model(version=2), "a better one")
+    writer = LogWriter(home.prediction_log, "worker-1")
+    answer = PredictionRecord(
+        id="p-1",
+        model="delay",
+        version=2,
+        bundle=plan.champion.bundle,
+        release=2,
+        rollout=plan.rollout,
+        role="champion",
+        event_time=ASKED,
+        served_at=ASKED,
+        entity="UA1545-EWR",
+        features=(None, 1.0),
+        imputed=("temp",),
+        output=(0.75, 0.25),
+        latency_ms=0.4,
+    )
+    refused = PredictionRecord(
+        id="p-2",
+        model="delay",
+        version=2,
+        bundle=plan.champion.bundle,
+        release=2,
+        rollout=plan.rollout,
+        role="champion",
+        event_time=ASKED,
+        served_at=ASKED,
+        status=422,
+        error="features.temp: wrong",
+    )
+    label = LabelRecord(model="delay", name="outcome", value=1, observed_at=ASKED, received_at=ASKED, id="p-1")
+    writer.append([answer, refused, label])
+    writer.close()
+    monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
+    monkeypatch.setattr(status, "declared_models", lambda: {"delay": small_model().spec})
+    return home
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments, terminal_width=200)
+    return result.exit_code, " ".join((result.output + result.stderr).split())
+
+
+def test_status_shows_champion_and_release(home: Home):
+    code, output = run("status")
+    assert code == 0
+    for words in ("delay", "binary", "v2", "none running", "never judged", "not running"):
+        assert words in output
+
+
+def test_releases_are_listed_newest_first_with_their_reasons(home: Home):
+    code, output = run("releases", "delay")
+    assert code == 0
+    assert 0 < output.index("a better one") < output.index("the first")
+
+
+def test_releases_of_an_unknown_model_say_what_to_do(home: Home):
+    code, output = run("releases", "nothing")
+    assert code == 1
+    assert "materialise nothing_lifecycle first" in output
+
+
+def test_trace_leads_to_release_version_run_data_and_code(home: Home):
+    code, output = run("trace", "p-1")
+    assert code == 0
+    manifest = small_model(version=2).manifest
+    for words in (
+        "UA1545-EWR",
+        "0.75, 0.25",
+        "temp",
+        "outcome = 1",
+        "a better one",
+        "delay v2",
+        manifest.data_hash,
+        manifest.code_version,
+    ):
+        assert words in output
+    assert f"MLflow run {manifest.mlflow_run}" in output
+
+
+def test_trace_of_a_refused_request_shows_its_error(home: Home):
+    code, output = run("trace", "p-2")
+    assert code == 0
+    assert "status 422: features.temp: wrong" in output
+
+
+def test_trace_of_an_unknown_id_says_so(home: Home):
+    code, output = run("trace", "p-9")
+    assert code == 1
+    assert "no prediction 'p-9'" in output
