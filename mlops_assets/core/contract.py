@@ -27,11 +27,14 @@ def _contract(feature: FeatureSpec, values: pd.Series) -> FeatureContract:
     )
 
 
-def raw_rows(contract: tuple[FeatureContract, ...], frame: pd.DataFrame) -> list[tuple[float | str | None, ...]]:
-    """Rows of a frame as a client would send them: values in the order of the contract, None where missing."""
+def raw_rows(contract: tuple[FeatureContract, ...], frame: pd.DataFrame) -> list[tuple[float | bool | str | None, ...]]:
+    """Rows of a frame as a client would send them: values in the order of the contract, None where missing.
+
+    What validation holds as the numbers 1 and 0 is true and false again where the contract says so.
+    """
     columns = [
         [
-            None if missing else value
+            None if missing else bool(value) if one.type == "boolean" else value
             for value, missing in zip(frame[one.name].tolist(), frame[one.name].isna(), strict=True)
         ]
         for one in contract

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops_assets.core.metrics import METRICS, Floats, Metric, metrics_of
+from mlops_assets.core.metrics import METRICS, Floats, Metric, metrics_of, quantile_bins
 from mlops_assets.core.spec import (
     BaselineGate,
     ChampionGate,
@@ -85,14 +85,39 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Judged:
-    """Rows with their truth, shape (n,), and a model's outputs, shape (n, K) or (n, 1)."""
+    """Rows with their truth, shape (n,), and a model's outputs, shape (n, K) or (n, 1).
+
+    Raises
+    ------
+    ValueError
+        When an output is no finite number: some metrics would not show it.
+    """
 
     truth: Floats
     output: Floats
 
+    def __post_init__(self) -> None:
+        strange = int((~np.isfinite(self.output)).any(axis=1).sum())
+        if strange:
+            raise ValueError(
+                f"{strange} of {len(self.output)} answers of the model are no finite numbers, so that it cannot be judged; "
+                "look at the estimator and at the range of its inputs"
+            )
+
 
 def measure(spec: ModelSpec, judged: Judged) -> dict[str, Interval]:
-    """Every metric of the task with a percentile-bootstrap interval (Efron 1979) over the rows."""
+    """Every metric of the task with a percentile-bootstrap interval (Efron 1979) over the rows.
+
+    Raises
+    ------
+    ValueError
+        When a classifier gave its choice instead of probabilities.
+    """
+    if spec.task != "regression" and judged.output.shape[1] < 2:
+        raise ValueError(
+            f"model {spec.name!r}: {spec.training.estimator} gives one value a row and no probabilities for its classes, so "
+            "that it cannot be judged; declare an estimator, or parameters, with predict_proba"
+        )
     random = np.random.default_rng(spec.training.seed)
     rules = spec.evaluation
     return {name: _interval(METRICS[name], judged, rules, random) for name in metrics_of(spec.task)}
@@ -110,9 +135,9 @@ def _interval(metric: Metric, judged: Judged, rules: EvaluationSpec, random: np.
         picked = min(len(judged.truth), 5_000)
         draws = random.integers(0, len(judged.truth), (min(rules.bootstrap_resamples, 200), picked))
         values = np.array([metric.score(judged.truth[draw], judged.output[draw], threshold) for draw in draws])
+        values = values[np.isfinite(values)]  # a resample without one of the classes
         values = value + (values - value) * np.sqrt(picked / len(judged.truth))
-    low, high = _percentiles(values, rules.confidence)
-    return Interval(value, low, high)
+    return Interval(value, *_percentiles(values, rules.confidence))
 
 
 def _resampled_means(rows: Floats, resamples: int, random: np.random.Generator) -> Floats:
@@ -124,10 +149,9 @@ def _resampled_means(rows: Floats, resamples: int, random: np.random.Generator) 
 
 
 def _percentiles(values: Floats, confidence: float) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    if not len(finite):
+    if not len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -239,7 +263,7 @@ def _judge_limit(gate: LimitGate, evidence: Evidence) -> GateResult:
             None,
             "no slice has enough rows to be judged; lower evaluation.min_slice_rows",
         )
-    worst = min(evidence.slices, key=lambda part: part.metrics[gate.metric] * (1 if higher else -1))
+    worst = min(evidence.slices, key=lambda part: _goodness(part.metrics[gate.metric], higher))
     return _against(
         gate.name,
         higher,
@@ -247,6 +271,11 @@ def _judge_limit(gate: LimitGate, evidence: Evidence) -> GateResult:
         limit,
         f"worst slice {worst.feature} = {worst.level}, {worst.rows} rows",
     )
+
+
+def _goodness(value: float, higher: bool) -> float:
+    """Larger is better; what is not a number is worst."""
+    return -np.inf if np.isnan(value) else value if higher else -value
 
 
 def _judge_champion(gate: ChampionGate, evidence: Evidence) -> GateResult:
@@ -263,7 +292,7 @@ def _judge_champion(gate: ChampionGate, evidence: Evidence) -> GateResult:
 
 def _against(name: str, higher: bool, value: float, limit: float, why: str, *, strict: bool = False) -> GateResult:
     margin = (value - limit) if higher else (limit - value)
-    passed = bool(margin > 0 if strict else margin >= 0)
+    passed = bool(margin > 0 if strict else margin >= 0) and bool(np.isfinite(value))
     sign = ("above" if higher else "below") if strict else ("at least" if higher else "at most")
     return GateResult(
         name, passed, float(value), float(limit), float(margin), f"{value:.5g}, must be {sign} {limit:.5g}; {why}"
@@ -284,8 +313,7 @@ def single_row_latency_ms(
 
 def calibration_curve(judged: Judged, bins: int = 10) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Mean stated probability, realised share and rows of each quantile bin of the positive class."""
-    order = np.argsort(judged.output[:, 1], kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    parts = quantile_bins(judged.output[:, 1], bins)
     stated = np.array([judged.output[part, 1].mean() for part in parts])
     realised = np.array([judged.truth[part].mean() for part in parts])
     return stated, realised, np.array([len(part) for part in parts])

@@ -13,17 +13,21 @@ DATA_HASH = "data_hash"
 
 
 def known_at(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime, until: datetime) -> pd.DataFrame:
-    """Rows that happened before `until`, with every label that was not yet observed at `as_of` blanked.
+    """Rows that happened before `until`, with every label that was not yet observed at `as_of`, and its time, blanked.
 
-    A row whose event time cannot be read stays, so that the validation sees and names it.
+    A row whose event time cannot be read stays, so that the validation sees and names it. The index is numbered anew.
     """
+    frame = frame.reset_index(drop=True)
     if spec.event_time not in frame.columns:
         return frame
     times = read_times(frame[spec.event_time])
-    known = frame[~(times >= until)].copy()
-    if spec.label.column in known.columns:
-        known[spec.label.column] = known[spec.label.column].mask(_observed(spec, known, times.loc[known.index]) > as_of)
-    return known
+    happened = ~(times >= until)
+    known = frame[happened].copy()
+    unknown = _observed(spec, known, times[happened]) > as_of
+    for column in (spec.label.column, spec.label.observed_at):
+        if column in known.columns and unknown.any():
+            known[column] = known[column].mask(unknown)
+    return known.reset_index(drop=True)
 
 
 def _observed(spec: ModelSpec, frame: pd.DataFrame, times: "pd.Series[pd.Timestamp]") -> "pd.Series[pd.Timestamp]":

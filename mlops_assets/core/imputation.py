@@ -79,15 +79,17 @@ def _plan_feature(spec: ModelSpec, feature: FeatureSpec, values: pd.Series, rate
 
 def _with_donors(spec: ModelSpec, plan: ImputationPlan, training_rows: pd.DataFrame) -> ImputationPlan:
     columns = tuple(name for name in spec.number_features if name in plan.kept)
-    values = training_rows[list(columns)].to_numpy(np.float64)
-    values = values[~np.isnan(values).all(axis=1)]
+    every = training_rows[list(columns)].to_numpy(np.float64)
+    giving = ~np.isnan(every[:, [columns.index(name) for name in plan.knn]]).all(axis=1)
+    values = every[giving]
     if len(values) > spec.imputation.max_donors:
         picked = np.random.default_rng(spec.training.seed).choice(
             len(values), spec.imputation.max_donors, replace=False
         )
         values = values[np.sort(picked)]
-    scales = np.nanstd(training_rows[list(columns)].to_numpy(np.float64), axis=0)
-    scales[~(scales > 0)] = 1.0
+    scales = np.nanstd(every, axis=0)
+    # the deviation of a constant need not round to 0, and that of huge values is infinite
+    scales[(np.nanmin(every, axis=0) == np.nanmax(every, axis=0)) | ~np.isfinite(scales)] = 1.0
     donors = tuple(tuple(None if np.isnan(value) else float(value) for value in row) for row in values)
     return msgspec.structs.replace(plan, donor_columns=columns, donor_scales=tuple(map(float, scales)), donors=donors)
 

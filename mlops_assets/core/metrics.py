@@ -70,7 +70,8 @@ def _log_loss_rows(truth: Floats, output: Floats, threshold: float) -> Floats:
 
 
 def _accuracy_rows(truth: Floats, output: Floats, threshold: float) -> Floats:
-    return (decide(output, threshold) == truth).astype(np.float64)
+    right: Floats = np.equal(decide(output, threshold), truth).astype(np.float64)
+    return right
 
 
 def _absolute_error_rows(truth: Floats, output: Floats, threshold: float) -> Floats:
@@ -95,10 +96,17 @@ def _average_precision(truth: Floats, output: Floats, threshold: float) -> float
     return float(sk.average_precision_score(truth, output[:, 1])) if truth.any() else float("nan")
 
 
+def quantile_bins(values: Floats, bins: int) -> list[NDArray[np.int64]]:
+    """Positions of the values in at most `bins` groups of about equal size, ascending; equal values stay together."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    cuts = np.searchsorted(ordered, ordered[np.arange(1, bins) * len(values) // bins])
+    return [part for part in np.split(order, np.unique(cuts)) if len(part)]
+
+
 def expected_calibration_error(truth: Floats, output: Floats, bins: int = 10) -> float:
     """Mean gap between stated and realised frequency over quantile bins (Naeini et al. 2015), of the positive class."""
-    order = np.argsort(output[:, 1], kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    parts = quantile_bins(output[:, 1], bins)
     gaps = [abs(float(output[part, 1].mean() - truth[part].mean())) * len(part) for part in parts]
     return sum(gaps) / len(truth)
 

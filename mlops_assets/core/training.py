@@ -60,7 +60,7 @@ def split_training_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -
     ):
         if part_rows.empty:
             raise ValueError(
-                f"model {spec.name!r}: no labelled {part} row between {since.isoformat()} and {until.isoformat()} (as_of "
+                f"model {spec.name!r}: no labelled {part} row before {until.isoformat()} and from {since.isoformat()} on (as_of "
                 f"{as_of.isoformat()}, holdout {format_duration(spec.training.holdout)}); choose another as_of or window"
             )
     return rows
@@ -86,9 +86,28 @@ def fit_pipeline(spec: ModelSpec, rows: pd.DataFrame, plan: ImputationPlan, clas
         Made from training rows; becomes the first step.
     classes
         Labels in output order; empty for a regression. The pipeline is fitted on their codes 0..K-1.
+
+    Raises
+    ------
+    ValueError
+        When a class has no row, since the answers' columns would no longer be the classes; or when an encoder makes more
+        columns than features and the estimator is to take them as its own categories.
     """
-    pipeline = build_pipeline(spec, plan)
-    return pipeline.fit(rows[list(spec.feature_names)], encode_label(spec, rows[spec.label.column], classes))
+    truth = encode_label(spec, rows[spec.label.column], classes)
+    absent = [value for code, value in enumerate(classes) if not (truth == code).any()]
+    if absent:
+        raise ValueError(
+            f"model {spec.name!r}: none of the {len(rows)} rows to fit on is of class {', '.join(map(repr, absent))}; widen the "
+            "training window, or take the class out of label.classes"
+        )
+    pipeline = build_pipeline(spec, plan).fit(rows[list(spec.feature_names)], truth)
+    width = pipeline["encode"].get_feature_names_out().size if spec.training.native_categories else len(plan.kept)
+    if width != len(plan.kept):
+        raise ValueError(
+            f"model {spec.name!r}: training.native_categories needs one column per feature, and the encoders make {width} of "
+            f"{len(plan.kept)}; leave number_transformer and category_encoder out, or take ones that keep the columns"
+        )
+    return pipeline
 
 
 def build_pipeline(spec: ModelSpec, plan: ImputationPlan) -> Pipeline:
@@ -124,16 +143,17 @@ def _step(step: StepSpec, spec: ModelSpec, overrides: dict[str, Any] | None = No
 
 
 def find_classes(spec: ModelSpec, labels: pd.Series) -> tuple[str | int, ...]:
-    """The classes in output order: declared, or the sorted values found; empty for a regression.
+    """The classes in output order: declared, or the values found, numbers before texts, sorted; empty for a regression.
 
     Raises
     ------
     ValueError
-        When a binary label has other than two values, or a value is not among the declared ones.
+        When a binary label has other than two values, any other fewer, or a value is not among the declared ones.
     """
     if spec.task == "regression":
         return ()
-    found = tuple(_plain(value) for value in sorted(labels.dropna().unique(), key=str))
+    plain = {_plain(value) for value in labels.dropna().unique()}
+    found = tuple(sorted(plain, key=lambda value: (isinstance(value, str), value)))
     if spec.label.classes is not None:
         strange = [value for value in found if value not in spec.label.classes]
         if strange:
@@ -142,9 +162,9 @@ def find_classes(spec: ModelSpec, labels: pd.Series) -> tuple[str | int, ...]:
                 f"{list(spec.label.classes)}"
             )
         return spec.label.classes
-    if spec.task == "binary" and len(found) != 2:
+    if len(found) < 2 or (spec.task == "binary" and len(found) > 2):
         raise ValueError(
-            f"model {spec.name!r}: binary label {spec.label.column!r} has {len(found)} values in training: {list(found)[:10]}"
+            f"model {spec.name!r}: {spec.task} label {spec.label.column!r} has {len(found)} values in training: {list(found)[:10]}"
         )
     return found
 
