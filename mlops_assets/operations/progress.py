@@ -7,7 +7,7 @@ _EVENT = re.compile(
     r" - (?P<event>ASSET_MATERIALIZATION|ASSET_CHECK_EVALUATION|STEP_FAILURE|RUN_FAILURE) - (?P<text>.*)$"
 )
 _CHECK = re.compile(
-    r"Asset check '(?P<check>[^']+)' on '(?P<asset>[^']+)' (?P<verdict>passed|\S.*?)\.(?: Description: '(?P<why>.*)')?$"
+    r"Asset check '(?P<check>[^']+)' on '(?P<asset>[^']+)' (?P<verdict>passed|did not pass)\.(?: Description: '(?P<why>.*?)'?)?$"
 )
 _ASSET = re.compile(r"Materialized value (?P<asset>.+)\.$")
 

@@ -1,5 +1,7 @@
 """Reading the history of a model as its declaration names it: a loader function, or a Parquet or CSV table."""
 
+import zipfile
+import zlib
 from collections.abc import Callable
 
 import fsspec
@@ -15,7 +17,7 @@ def read_source(source: SourceSpec) -> pd.DataFrame:
     Raises
     ------
     SourceError
-        When the table is missing, empty, unreadable or of an unknown kind, or when a loader returns no DataFrame.
+        When the table is missing, empty, out of reach, unreadable or of an unknown kind, or when a loader returns no DataFrame.
     """
     if source.table is not None:
         return _read_table(source.table)
@@ -36,14 +38,17 @@ def _read_table(url: str) -> pd.DataFrame:
     reader = next((reader for ending, reader in readers.items() if url.lower().endswith(ending)), None)
     if reader is None:
         raise SourceError(f"{url}: unknown kind of table; the name must end in {', '.join(readers)}")
-    files, path = fsspec.core.url_to_fs(url)
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"{url}: no store for such an address: {error}") from error
     if not files.exists(path):
         raise SourceError(f"{url}: no such table; correct source.table, or put the file there")
     if files.size(path) == 0:
         raise SourceError(f"{url}: the file is empty (0 bytes); restore it from its source")
     try:
         return reader(url)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise SourceError(f"{url}: cannot be read as a table: {error}") from error
 
 

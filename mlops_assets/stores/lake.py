@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import msgspec
+import numpy as np
 import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
@@ -22,10 +23,23 @@ class Lake:
         self._files, self._root = fsspec.core.url_to_fs(url)
 
     def write_table(self, model: str, name: str, frame: pd.DataFrame) -> str:
-        """Write a frame with its `attrs`; columns of mixed types are written as text. Returns the path."""
+        """Write a frame with its `attrs`. Returns the path.
+
+        Columns of mixed types are written as text, those that mix numbers with true and false as numbers; names become text.
+
+        Raises
+        ------
+        ValueError
+            When two columns have the same name.
+        """
         path = self._path(model, f"{name}.parquet")
-        table = frame.copy(deep=False)
+        table = frame.set_axis(frame.columns.map(str), axis="columns")
         table.attrs = dict(frame.attrs)
+        if not table.columns.is_unique:
+            twice = sorted(set(table.columns[table.columns.duplicated()]))
+            raise ValueError(
+                f"{model}/{name}: columns {', '.join(map(repr, twice))} are there twice; rename one of each"
+            )
         for column in table.select_dtypes(object):
             table[column] = _one_type(table[column])
         data = table.to_parquet(index=False, compression="zstd")
@@ -38,15 +52,16 @@ class Lake:
             return pd.read_parquet(file)
 
     def write_document(self, model: str, name: str, document: Any) -> str:
-        """Write a value that msgspec can encode as JSON. Returns the path."""
+        """Write a value that msgspec can turn into JSON, NaN and infinity as Python's `json` writes them. Returns the path."""
         path = self._path(model, f"{name}.json")
-        self._replace(path, msgspec.json.format(msgspec.json.encode(document), indent=2))
+        plain = msgspec.to_builtins(document, str_keys=True)
+        self._replace(path, json.dumps(plain, indent=2, ensure_ascii=False).encode())
         return path
 
     def read_document(self, model: str, name: str, kind: type[Any]) -> Any:
         """Read a JSON document as `kind`; FileNotFoundError says which asset has to run first."""
         with self._open(model, f"{name}.json", name) as file:
-            return msgspec.json.decode(file.read(), type=kind)
+            return msgspec.convert(json.loads(file.read()), kind, str_keys=True)
 
     def has(self, model: str, name: str) -> bool:
         return any(self._files.exists(self._path(model, f"{name}.{ending}")) for ending in ("parquet", "json"))
@@ -81,6 +96,10 @@ def _one_type(column: "pd.Series[Any]") -> "pd.Series[Any]":
     kinds = {type(value) for value in column[column.notna()]}
     if len(kinds) <= 1:
         return column
-    return column.map(
-        lambda value: value if isinstance(value, str) else json.dumps(value, default=str), na_action="ignore"
-    )
+    if all(issubclass(kind, int | float | np.number | np.bool_) for kind in kinds):
+        return column.astype(float)
+    return column.map(_text, na_action="ignore")
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, default=str) if isinstance(value, list | dict | tuple) else str(value)

@@ -1,0 +1,73 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlops_assets.operations.models import COMPONENT, declared_models
+from mlops_assets_tests.core.examples import declaration, make_spec
+
+
+def write(path: Path, *documents: Any, kind: str = COMPONENT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump_all([{"type": kind, "attributes": attributes} for attributes in documents]))
+    return path
+
+
+def test_the_models_that_this_deployment_ships_are_right() -> None:
+    assert {name: spec.name for name, spec in declared_models().items()} == {
+        "air_time": "air_time",
+        "flight_delay": "flight_delay",
+    }
+
+
+def test_every_model_below_the_folder_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "defs.yaml", declaration(), declaration(name="second"))
+    write(tmp_path / "b" / "deep" / "defs.yaml", declaration(name="third"))
+    write(tmp_path / "other" / "defs.yaml", {"anything": 1}, kind="some.other.Component")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "defs.yaml").write_text("")
+    models = declared_models(tmp_path)
+    assert set(models) == {"delay", "second", "third"}
+    assert models["delay"] == make_spec()
+
+
+def test_no_models_are_no_mistake(tmp_path: Path) -> None:
+    assert declared_models(tmp_path) == {}
+
+
+def test_a_mistake_names_file_model_and_every_field(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a" / "defs.yaml", declaration(name="broken", owner="nobody", live_from="2024-03-01T00:00:00")
+    )
+    with pytest.raises(ValueError, match="model 'broken'") as caught:
+        declared_models(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "owner: " in message
+    assert "live_from: " in message
+    assert "names no time zone" in message
+
+
+@pytest.mark.parametrize("attributes", [None, [], "text"])
+def test_attributes_that_are_no_mapping_are_refused(tmp_path: Path, attributes: Any) -> None:
+    path = write(tmp_path / "defs.yaml", attributes)
+    with pytest.raises(ValueError, match="attributes: Input should be") as caught:
+        declared_models(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    """The parser's own error once told the line and not the file."""
+    path = tmp_path / "defs.yaml"
+    for content in (b"type: [", b"\xff\xfe\xff", b"a: b: c"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"defs\.yaml: no valid YAML"):
+            declared_models(tmp_path)
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "defs.yaml", declaration())
+    write(tmp_path / "b" / "defs.yaml", declaration())
+    with pytest.raises(ValueError, match=r"b/defs\.yaml: a model named 'delay' is declared already"):
+        declared_models(tmp_path)
