@@ -87,7 +87,8 @@ def _with_donors(spec: ModelSpec, plan: ImputationPlan, training_rows: pd.DataFr
             len(values), spec.imputation.max_donors, replace=False
         )
         values = values[np.sort(picked)]
-    scales = np.nanstd(every, axis=0)
+    with np.errstate(over="ignore"):
+        scales = np.nanstd(every, axis=0)
     # the deviation of a constant need not round to 0, and that of huge values is infinite
     scales[(np.nanmin(every, axis=0) == np.nanmax(every, axis=0)) | ~np.isfinite(scales)] = 1.0
     donors = tuple(tuple(None if np.isnan(value) else float(value) for value in row) for row in values)

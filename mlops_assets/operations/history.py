@@ -69,19 +69,23 @@ class _LoggedRows:
         return max(spec.live_from, min(newest, datetime.now(UTC)))
 
     def labelled(self, spec: ModelSpec, as_of: datetime) -> pd.DataFrame:
-        """One row per answered request whose label was observed by `as_of`; the highest revision of a label counts."""
+        """One row per answered request whose label was observed by `as_of`.
+
+        The highest revision of a label counts, and of equal ones the last received, whichever way it names the request.
+        """
         by_id: dict[str, LabelRecord] = {}
         by_event: dict[tuple[str | None, datetime | None], LabelRecord] = {}
-        for label in sorted((one for one in self.labels if one.observed_at <= as_of), key=lambda one: one.revision):
+        for label in sorted((one for one in self.labels if one.observed_at <= as_of), key=_precedence):
             if label.id is not None:
                 by_id[label.id] = label
             else:
                 by_event[label.entity, label.event_time] = label
         rows: list[dict[str, Any]] = []
         for record in self.predictions:
-            truth = by_id.get(record.id) or by_event.get((record.entity, record.event_time))
-            if truth is not None and spec.live_from <= record.event_time < as_of:
-                rows.append(self._row(spec, record, truth))
+            named = by_id.get(record.id), by_event.get((record.entity, record.event_time))
+            truths = [label for label in named if label is not None]
+            if truths and spec.live_from <= record.event_time < as_of:
+                rows.append(self._row(spec, record, max(truths, key=_precedence)))
         return pd.DataFrame(rows)
 
     def _row(self, spec: ModelSpec, record: PredictionRecord, label: LabelRecord) -> dict[str, Any]:
@@ -92,3 +96,7 @@ class _LoggedRows:
         if spec.label.observed_at is not None:
             row[spec.label.observed_at] = pd.Timestamp(label.observed_at)
         return row
+
+
+def _precedence(label: LabelRecord) -> tuple[int, datetime]:
+    return label.revision, label.received_at
