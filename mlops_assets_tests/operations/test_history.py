@@ -137,7 +137,11 @@ def test_source_and_log_may_hold_the_label_in_different_types(past: Past, kind: 
     for number in range(4):
         past.answered(number)
         past.labelled(number, number % 2)
-    past.stores.lake.write_table("delay", "raw_data", past.read().frame)
+    unlabelled_yet = {
+        "column": "late",
+        "delay": "9h",
+    }  # so that the source has labels to blank, and its column turns to objects
+    past.stores.lake.write_table("delay", "raw_data", past.read(label=unlabelled_yet).frame)
     validation = validate(past.spec(), past.stores.lake.read_table("delay", "raw_data"))
     assert set(validation.valid["late"].dropna()) == {0, 1}
     assert len(validation.valid) == 24
