@@ -24,7 +24,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 from sklearn.base import ClassifierMixin
 
 from mlops_assets.core.metrics import METRICS, Task, metrics_of
@@ -141,8 +141,9 @@ CategoryStrategy = Literal["most_frequent", "missing_category"]
 
 def _mistake(where: tuple[str | int, ...], what: str, given: object) -> ValidationError:
     """An error at a field below the one that is being validated; pydantic puts the path to that one before it."""
-    kind = PydanticCustomError("declaration", "{what}", {"what": what})
-    return ValidationError.from_exception_data("declaration", [InitErrorDetails(type=kind, loc=where, input=given)])
+    # pydantic's own kind of error, because Dagster makes it anew by the kind's name when it adds file and line
+    details = InitErrorDetails(type="value_error", loc=where, input=given, ctx={"error": ValueError(what)})
+    return ValidationError.from_exception_data("declaration", [details])
 
 
 class _Declaration(BaseModel):
@@ -320,6 +321,24 @@ class TrainingSpec(StepSpec):
                 ("native_categories",),
                 f"{self.estimator} takes no categorical_features: use a HistGradientBoosting estimator, or leave it out",
                 self.native_categories,
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _holds_out_by_time_only(self) -> Self:
+        """Estimators that stop early judge themselves on rows drawn at random, which knows the future."""
+        known = inspect.signature(import_object(self.estimator)).parameters
+        if "early_stopping" in known:
+            switch, off = "early_stopping", False
+        elif "n_iter_no_change" in known and "validation_fraction" in known:
+            switch, off = "n_iter_no_change", None
+        else:
+            return self
+        if self.parameters.get(switch, off) != off:
+            raise _mistake(
+                ("parameters", switch),
+                f"{self.estimator} would stop early on rows held out at random, and time order matters: leave it out",
+                self.parameters[switch],
             )
         return self
 

@@ -129,7 +129,10 @@ def build_pipeline(spec: ModelSpec, plan: ImputationPlan) -> Pipeline:
 
 def _category_encoder(spec: ModelSpec) -> Any:
     if spec.training.category_encoder is not None:
-        return _step(spec.training.category_encoder, spec)
+        encoder = _step(spec.training.category_encoder, spec)
+        # a target encoder fits its folds crosswise: folds of neighbouring rows, never of rows drawn at random
+        in_time_order = {"shuffle": False, "random_state": None}
+        return encoder.set_params(**in_time_order) if "shuffle" in encoder.get_params(deep=False) else encoder
     if spec.training.native_categories:
         return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
     return OneHotEncoder(handle_unknown="ignore", sparse_output=False)
@@ -137,7 +140,11 @@ def _category_encoder(spec: ModelSpec) -> Any:
 
 def _step(step: StepSpec, spec: ModelSpec, overrides: dict[str, Any] | None = None) -> Any:
     estimator = import_object(step.estimator)(**{**step.parameters, **(overrides or {})})
-    if "random_state" in estimator.get_params() and "random_state" not in step.parameters:
+    known = estimator.get_params(deep=False)
+    # the declaration refuses early stopping, because it holds out rows at random; here its automatic kind is turned off
+    if "early_stopping" in known:
+        estimator.set_params(early_stopping=False)
+    if "random_state" in known and "random_state" not in step.parameters:
         estimator.set_params(random_state=spec.training.seed)
     return estimator
 

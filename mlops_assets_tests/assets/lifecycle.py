@@ -58,7 +58,7 @@ def make_spec(table: Path, **changes: Any) -> ModelSpec:
         "evaluation": {"bootstrap_resamples": 50},
         "training": {
             "estimator": "sklearn.linear_model.LogisticRegression",
-            "parameters": {"max_iter": 500},
+            "number_transformer": {"estimator": "sklearn.preprocessing.StandardScaler"},
             "holdout": "14d",
         },
         "gates": [

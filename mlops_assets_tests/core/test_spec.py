@@ -104,6 +104,26 @@ MISTAKES: list[tuple[tuple[str | int, ...], Any, str, str]] = [
     (("colour",), "red", "colour", "allowed are name, owner"),
     (("training", "holdot"), "1d", "training.holdot", "allowed are estimator, parameters"),
     (("features", 0, "kind"), "x", "features.0.kind", "allowed are name, type"),
+    (
+        ("training",),
+        {
+            "estimator": "sklearn.ensemble.HistGradientBoostingClassifier",
+            "parameters": {"early_stopping": True},
+            "holdout": "1d",
+        },
+        "training.parameters.early_stopping",
+        "rows held out at random",
+    ),
+    (
+        ("training",),
+        {
+            "estimator": "sklearn.ensemble.GradientBoostingClassifier",
+            "parameters": {"n_iter_no_change": 3},
+            "holdout": "1d",
+        },
+        "training.parameters.n_iter_no_change",
+        "rows held out at random",
+    ),
     (("source",), {}, "source", "exactly one of 'loader'"),
     (("source",), {"table": "a.csv", "loader": "builtins.dict"}, "source", "exactly one of 'loader'"),
     (("source",), {"table": "a.csv", "arguments": {"a": 1}}, "source", "a table takes none"),

@@ -210,3 +210,14 @@ def test_native_categories_refuse_encoders_that_shift_the_columns(step: dict[str
     native = training(estimator=BOOSTED, parameters={"max_iter": 2}, native_categories=True, **step)
     with pytest.raises(ValueError, match="native_categories needs one column per feature"):
         fit(make_spec(training=native), make_frame(80))
+
+
+def test_no_estimator_and_no_encoder_holds_out_rows_at_random() -> None:
+    """HistGradientBoosting stops early by itself above 10,000 rows, and a target encoder shuffles its folds."""
+    spec = make_spec(
+        training=training(estimator=BOOSTED, category_encoder={"estimator": "sklearn.preprocessing.TargetEncoder"})
+    )
+    pipeline = build_pipeline(spec, make_plan(spec, valid(make_frame())))
+    assert pipeline.named_steps["model"].early_stopping is False
+    encoder = next(step for name, step, _ in pipeline.named_steps["encode"].transformers if name == "categories")
+    assert encoder.shuffle is False
