@@ -45,11 +45,11 @@ format: install ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 .PHONY: dev
-dev: install ## the Dagster UI and daemon on http://127.0.0.1:3001
-	$(BIN)/dagster dev --host 127.0.0.1 --port 3001
+dev: install ## the Dagster UI and daemon on http://127.0.0.1:3000
+	$(BIN)/dagster dev --host 127.0.0.1 --port 3000
 
 .PHONY: serve
-serve: install ## the prediction service on http://127.0.0.1:3000
+serve: install ## the prediction service on http://127.0.0.1:8000
 	$(BIN)/mlops-assets serve
 
 .PHONY: up

@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 PROJECT = Path(mlops_assets.__file__).parent.parent
-UI = "http://127.0.0.1:3001"
+UI = "http://127.0.0.1:3000"
 
 
 @app.command()
@@ -61,7 +61,7 @@ def status() -> None:
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 3000,
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 1,
     bento: Annotated[
         Path | None, typer.Option(help="folder of a built Bento; left out: the project's own source")
@@ -185,14 +185,14 @@ def demo(
 def up() -> None:
     """The Dagster UI with its daemon, and the service, on what is there, until Ctrl-C."""
     commands = {
-        "Dagster UI": [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", "3001"],
+        "Dagster UI": [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", "3000"],
         "service": [sys.executable, "-m", "mlops_assets.cli", "serve"],
     }
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     processes = {
         name: subprocess.Popen(command, cwd=PROJECT, start_new_session=True) for name, command in commands.items()
     }
-    out.print(f"Dagster UI on {UI}, service on http://127.0.0.1:3000; Ctrl-C ends both")
+    out.print(f"Dagster UI on {UI}, service on http://127.0.0.1:8000; Ctrl-C ends both")
     ended = None
     try:
         while ended is None:

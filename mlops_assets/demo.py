@@ -3,8 +3,10 @@
 A script for people to watch; all it does is done by `operations`, and by Dagster as a process of its own.
 """
 
+import json
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -54,11 +56,11 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     DemoFailed
         When a run fails, or an answer differs from the registered pipeline's by more than 1e-9.
     """
-    specs = tuple(declared_models().values())
+    specs, stores = tuple(declared_models().values()), Stores(home)
     started = time.perf_counter()
     for spec in specs:
+        _require_nothing_later(spec, stores)
         run_lifecycle(out, spec, project)
-    stores = Stores(home)
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
     with running_service(home) as url, PredictionClient(url) as client:
         outcomes = [_send(out, spec, stores, client, until) for spec in specs]
@@ -67,26 +69,45 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
 
 
+def _require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
+    """The traffic that will be sent must not have been trained on, by an earlier hand on this state."""
+    plan = stores.releases.current(spec.name)
+    if plan is not None and plan.as_of > spec.live_from:
+        raise DemoFailed(
+            f"{spec.name} has been trained on what was known at {plan.as_of.isoformat()}, so that the answers to come would not be "
+            "honest ones: `make clean` removes all state and starts afresh"
+        )
+
+
 def run_lifecycle(out: Console, spec: ModelSpec, project: Path) -> None:
     """Run `<model>_lifecycle` in a Dagster process, on the instance that the UI shows, and print its assets and checks."""
     out.print(f"\n[bold]{spec.name}_lifecycle[/bold]: {spec.description}")
-    command = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "job",
-        "execute",
-        "-m",
-        "mlops_assets.definitions",
-        "-j",
-        f"{spec.name}_lifecycle",
-    ]
+    config = {"ops": {f"{spec.name}__raw_data": {"config": {"as_of": spec.live_from.isoformat()}}}}
+    # the label by which the UI lists the run under its job
+    tags = {".dagster/repository": "__repository__@mlops_assets"}
     lines: list[str] = []
-    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(config, file)
+        file.flush()
+        what = ["-m", "mlops_assets.definitions", "-j", f"{spec.name}_lifecycle"]
+        command = [
+            sys.executable,
+            "-m",
+            "dagster",
+            "job",
+            "execute",
+            *what,
+            "-c",
+            file.name,
+            "--tags",
+            json.dumps(tags),
+        ]
+        process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip())
             _show_progress(out, line.rstrip())
+        process.wait()
     if process.returncode != 0:
         raise DemoFailed(f"{spec.name}_lifecycle failed:\n" + "\n".join(lines[-40:]))
 
@@ -159,7 +180,7 @@ def _report(out: Console, outcomes: list[Outcome]) -> None:
 def _where_to_look(out: Console, outcomes: list[Outcome], home: Home) -> None:
     out.print("\n[bold]Where to look next[/bold]")
     for command, what in (
-        ("make up", "the Dagster UI on http://127.0.0.1:3001 and the service on http://127.0.0.1:3000"),
+        ("make up", "the Dagster UI on http://127.0.0.1:3000 and the service on http://127.0.0.1:8000"),
         (".venv/bin/mlops-assets status", "champions, releases, last verdicts"),
         (f".venv/bin/mlops-assets releases {outcomes[0].spec.name}", "every release and its reason"),
         (f".venv/bin/mlops-assets trace {outcomes[0].traffic.prediction_ids[0]}", "what stands behind one answer"),

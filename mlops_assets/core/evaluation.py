@@ -211,13 +211,14 @@ def compare(spec: ModelSpec, truth: Floats, champion: Floats, candidate: Floats)
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a gate may look at."""
+    """All that a gate may look at. `incomparable` says why a champion that serves could not be compared with, if so."""
 
     metrics: dict[str, Interval]
     baseline: dict[str, float]
     slices: tuple[SliceMetrics, ...]
     comparisons: tuple[PairedComparison, ...]
     latency_ms: float
+    incomparable: str | None = None
 
 
 def judge(gates: tuple[GateSpec, ...], evidence: Evidence) -> tuple[GateResult, ...]:
@@ -280,6 +281,9 @@ def _goodness(value: float, higher: bool) -> float:
 
 def _judge_champion(gate: ChampionGate, evidence: Evidence) -> GateResult:
     comparison = next((one for one in evidence.comparisons if one.metric == gate.metric), None)
+    if evidence.incomparable is not None:
+        why = f"{evidence.incomparable}; take this gate out of the declaration to release without the comparison"
+        return GateResult(gate.name, False, None, None, None, why)
     if comparison is None:
         return GateResult(gate.name, True, None, None, None, "no champion to compare with: this is the first model")
     limit = gate.margin * abs(comparison.champion)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from datetime import datetime
 
 import pandas as pd
 from sklearn.pipeline import Pipeline
@@ -24,7 +25,7 @@ from mlops_assets.core.evaluation import (
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import Floats
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.training import encode_label, predict, split_training_rows
+from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.train import Candidate
 
@@ -54,13 +55,19 @@ def evaluate(spec: ModelSpec, stores: Stores, frame: pd.DataFrame, candidate: Ca
     judged = Judged(encode_label(spec, rows.holdout[spec.label.column], candidate.classes), predict(pipeline, features))
     fitted_truth = encode_label(spec, rows.fit[spec.label.column], candidate.classes)
     trivial = baseline_output(spec, fitted_truth, len(candidate.classes), len(judged.truth))
-    comparisons, compared_with = _against_champion(spec, stores, rows.holdout, judged, candidate)
+    incomparable: str | None = None
+    try:
+        comparisons, compared_with = _against_champion(spec, stores, rows, judged, candidate)
+    except _Incomparable as reason:
+        comparisons, compared_with = (), str(reason)
+        incomparable = compared_with
     evidence = Evidence(
         metrics=measure(spec, judged),
         baseline=point_metrics(spec, Judged(judged.truth, trivial)),
         slices=slice_metrics(spec, rows.holdout, judged),
         comparisons=comparisons,
         latency_ms=_latency_ms(pipeline, candidate, features),
+        incomparable=incomparable,
     )
     evaluation = Evaluation(
         model=spec.name,
@@ -77,8 +84,12 @@ def evaluate(spec: ModelSpec, stores: Stores, frame: pd.DataFrame, candidate: Ca
     return Judgement(evaluation, judged, rows.holdout)
 
 
+class _Incomparable(Exception):
+    """A champion serves, and cannot be held against the candidate; the message says why."""
+
+
 def _against_champion(
-    spec: ModelSpec, stores: Stores, holdout: pd.DataFrame, judged: Judged, candidate: Candidate
+    spec: ModelSpec, stores: Stores, rows: TrainingRows, judged: Judged, candidate: Candidate
 ) -> tuple[tuple[PairedComparison, ...], str]:
     """Pair candidate and champion on rows that the champion has not been trained on either.
 
@@ -89,31 +100,40 @@ def _against_champion(
     if plan is None:
         return (), "no champion"
     manifest = stores.bundles.get(plan.champion.bundle).manifest
+    _require_same_question(spec, manifest, candidate)
+    unseen = (rows.holdout[spec.event_time] >= manifest.training_end).to_numpy()
+    if unseen.sum() >= _MIN_UNSEEN_ROWS:
+        later, truth, output = rows.holdout[unseen], judged.truth[unseen], judged.output[unseen]
+        answers = _answers(stores, manifest, manifest.version, later)
+        about = f"champion version {manifest.version} on {len(later)} rows that neither has seen"
+        return compare(spec, truth, answers, output), about
+    twin = _twin_without(stores, manifest, rows)
+    answers = _answers(stores, manifest, twin, rows.holdout)
+    about = f"version {twin}, the champion's fit without its own held-out rows"
+    return compare(spec, judged.truth, answers, judged.output), about
+
+
+def _require_same_question(spec: ModelSpec, manifest: Manifest, candidate: Candidate) -> None:
     if manifest.classes != candidate.classes:
-        return (
-            (),
-            f"champion version {manifest.version} answers other classes ({list(manifest.classes)}) and cannot be compared",
-        )
+        raise _Incomparable(f"champion version {manifest.version} answers other classes: {list(manifest.classes)}")
     missing = [feature.name for feature in manifest.features if feature.name not in spec.feature_names]
     if missing:
-        return (
-            (),
-            f"champion version {manifest.version} needs features that are no longer declared: {', '.join(missing)}",
+        raise _Incomparable(
+            f"champion version {manifest.version} needs features that are no longer declared: {', '.join(missing)}"
         )
-    unseen = (holdout[spec.event_time] >= manifest.training_end).to_numpy()
-    if unseen.sum() >= _MIN_UNSEEN_ROWS:
-        rows, truth, output = holdout[unseen], judged.truth[unseen], judged.output[unseen]
-        answers = _answers(stores, manifest, manifest.version, rows)
-        return compare(
-            spec, truth, answers, output
-        ), f"champion version {manifest.version} on {len(rows)} rows that neither has seen"
-    twin = stores.registry.version(spec.name, manifest.version).tags.get("gated_version")
-    if twin is None:
-        return (), f"champion version {manifest.version} was trained on all held-out rows and has no twin without them"
-    answers = _answers(stores, manifest, int(twin), holdout)
-    return compare(
-        spec, judged.truth, answers, judged.output
-    ), f"version {twin}, the champion's fit without its own held-out rows"
+
+
+def _twin_without(stores: Stores, manifest: Manifest, rows: TrainingRows) -> int:
+    """The version of the champion's training that has not seen the held-out rows."""
+    twin = stores.registry.version(manifest.model, manifest.version).tags.get("gated_version")
+    if twin is not None:
+        trained_until = stores.registry.version(manifest.model, int(twin)).tags["training_end"]
+        if datetime.fromisoformat(trained_until) <= rows.split:
+            return int(twin)
+    raise _Incomparable(
+        f"champion version {manifest.version} was trained until {manifest.training_end.isoformat()}, and on the held-out rows "
+        f"from {rows.split.isoformat()} on, so that a comparison would flatter it"
+    )
 
 
 def _answers(stores: Stores, manifest: Manifest, version: int, rows: pd.DataFrame) -> Floats:

@@ -69,7 +69,7 @@ class _LoggedRows:
         return max(spec.live_from, min(newest, datetime.now(UTC)))
 
     def labelled(self, spec: ModelSpec, as_of: datetime) -> pd.DataFrame:
-        """One row per answered request whose label was observed by `as_of`.
+        """One row per answered event whose label was observed by `as_of`; of a question asked again, the last answer.
 
         The highest revision of a label counts, and of equal ones the last received, whichever way it names the request.
         """
@@ -80,13 +80,14 @@ class _LoggedRows:
                 by_id[label.id] = label
             else:
                 by_event[label.entity, label.event_time] = label
-        rows: list[dict[str, Any]] = []
+        rows: dict[tuple[str, datetime], dict[str, Any]] = {}
         for record in self.predictions:
             named = by_id.get(record.id), by_event.get((record.entity, record.event_time))
             truths = [label for label in named if label is not None]
             if truths and spec.live_from <= record.event_time < as_of:
-                rows.append(self._row(spec, record, max(truths, key=_precedence)))
-        return pd.DataFrame(rows)
+                event = record.entity or record.id, record.event_time
+                rows[event] = self._row(spec, record, max(truths, key=_precedence))
+        return pd.DataFrame(list(rows.values()))
 
     def _row(self, spec: ModelSpec, record: PredictionRecord, label: LabelRecord) -> dict[str, Any]:
         row: dict[str, Any] = dict(zip(self.columns[record.bundle], record.features, strict=True))

@@ -4,6 +4,7 @@ Each step can be repeated; a stop between any two of them leaves the old release
 """
 
 import hashlib
+import math
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -201,7 +202,8 @@ def _put_back(stores: Stores, plan: ReleasePlan, why: str, decided_by: str) -> s
 def _registered_version(spec: ModelSpec, stores: Stores, candidate: Candidate, fitted: Fitted) -> int:
     if not spec.training.refit:
         return candidate.version
-    tags = {"fit": "refit", "gated_version": str(candidate.version), "as_of": candidate.as_of.isoformat()}
+    as_of = candidate.as_of.isoformat()
+    tags = {"fit": "refit", "gated_version": str(candidate.version), "as_of": as_of, "training_end": as_of}
     return stores.registry.register(spec.name, candidate.mlflow_run, "refit", fitted.pipeline, fitted.trusted, tags)
 
 
@@ -245,7 +247,7 @@ def _manifest(
         data_hash=candidate.data_hash,
         code_version=candidate.code_version,
         libraries=libraries(),
-        metrics={name: interval.value for name, interval in evaluation.metrics.items()},
+        metrics={name: one.value for name, one in evaluation.metrics.items() if math.isfinite(one.value)},
         mlflow_run=candidate.mlflow_run,
         dagster_run=candidate.dagster_run,
         fallback_value=_fallback_value(spec, fitted, trained),

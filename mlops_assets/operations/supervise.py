@@ -54,7 +54,7 @@ class ServiceOptions:
     """
 
     host: str = "127.0.0.1"
-    port: int = 3000
+    port: int = 8000
     workers: int = 1
     target: Path = SOURCE
     quick_seconds: float = 30.0
@@ -67,7 +67,7 @@ class ServiceOptions:
         return f"http://{self.host}:{self.port}"
 
 
-def serve(home: Home, *, host: str = "127.0.0.1", port: int = 3000, workers: int = 1, target: Path = SOURCE) -> int:
+def serve(home: Home, *, host: str = "127.0.0.1", port: int = 8000, workers: int = 1, target: Path = SOURCE) -> int:
     """Run the service until SIGTERM or SIGINT, starting it again when it dies.
 
     Returns

@@ -118,9 +118,8 @@ def train(
     classes = find_classes(spec, rows.whole[spec.label.column])
     fitted = fit(spec, rows.fit, plan, classes, rows.holdout)
     mlflow_run, dagster_run = runs
-    version = stores.registry.register(
-        spec.name, mlflow_run, "gated", fitted.pipeline, fitted.trusted, {"fit": "gated", "as_of": as_of.isoformat()}
-    )
+    tags = {"fit": "gated", "as_of": as_of.isoformat(), "training_end": rows.split.isoformat()}
+    version = stores.registry.register(spec.name, mlflow_run, "gated", fitted.pipeline, fitted.trusted, tags)
     candidate = Candidate(
         model=spec.name,
         version=version,

@@ -1,4 +1,4 @@
-"""Runs one BentoML server and replaces a dead worker at once: `python -m mlops_assets.serving.launch <target> --port 3000`.
+"""Runs one BentoML server and replaces a dead worker at once: `python -m mlops_assets.serving.launch <target> --port 8000`.
 
 BentoML looks after its workers every ten seconds and has no setting for it; here it is told to look as soon as one has died.
 It also ends when the process that started it does, so that no server outlives its supervisor.
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve a BentoML service and replace dead workers at once")
     parser.add_argument("target", help="folder of a service or of a built Bento")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--keep-alive", type=int, default=75, help="seconds an idle connection stays open")
     arguments = parser.parse_args()
     configure_server_logging()  # type: ignore[no-untyped-call]

@@ -230,6 +230,14 @@ def test_a_release_that_does_not_answer_is_taken_back(
     assert run.stores.registry.aliased("delay", "champion") == first.champion.version
 
 
+def test_a_champion_that_has_seen_the_held_out_rows_is_no_measure(released: Stores, home: Path, table: Path):
+    run = run_lifecycle(make_spec(table), home, as_of="2024-02-20T00:00:00Z")
+    assert not run.result.success
+    assert run.failed_checks == {"brier_not_worse_than_champion"}
+    assert "a comparison would flatter it" in run.check("brier_not_worse_than_champion").description
+    assert_champion_serves(run)
+
+
 def test_as_of_hides_what_came_later(home: Path, table: Path):
     run = run_lifecycle(make_spec(table), home, as_of="2024-02-15T00:00:00Z")
     assert run.result.success, run.failure()

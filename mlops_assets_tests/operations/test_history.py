@@ -260,3 +260,14 @@ def test_the_same_past_has_the_same_hash_and_another_label_another(past: Past) -
     assert past.read(9).data_hash == first
     past.labelled(1, 0, revision=1)
     assert past.read(9).data_hash != first
+
+
+def test_an_event_that_is_asked_again_is_one_row_with_the_last_answer(past: Past) -> None:
+    """Repeated requests once came back as repeated rows, which quarantined a retraining."""
+    past.answered(1)
+    past.answered(1, id="again", features=(99.0, 100.0, True, None, "EWR"))
+    past.label(id="r1")
+    past.label(id="again")
+    history = past.read()
+    assert history.logged_rows == 1
+    assert history.frame["temp"].iloc[-1] == 99.0
