@@ -57,7 +57,7 @@ up: install ## the Dagster UI, its daemon and the service, on what the demo left
 	$(BIN)/mlops-assets up
 
 .PHONY: lock
-lock: install ## resolve requirements.lock again from pyproject.toml (needs uv)
+lock: ## resolve requirements.lock again from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-strip-extras --python-version 3.11 \
 		--output-file requirements.lock
 
