@@ -98,6 +98,14 @@ def test_the_ui_shows_the_lineage_and_its_checks(url: str, page: Page):
     page.get_by_text("compared_with").first.wait_for()
     page.locator("img[alt='calibration']").or_(page.get_by_text("calibration", exact=True)).first.wait_for()
     page.screenshot(path=ARTIFACTS / "evaluation.png", full_page=True)
+    for picture in ("confusion_matrix", "calibration"):
+        page.get_by_role("row").filter(has_text=picture).get_by_text("Show Markdown").click()
+        image = page.get_by_role("img", name=picture)
+        image.wait_for()
+        assert image.evaluate("image => image.complete && image.naturalWidth > 200")
+        page.screenshot(path=ARTIFACTS / f"{picture}.png")
+        page.keyboard.press("Escape")
+        image.wait_for(state="hidden")
 
     page.goto(f"{url}/assets/flight_delay/evaluation?view=checks")
     for gate in ("brier_beats_baseline", "roc_auc_at_least_per_slice", "latency_at_most"):
@@ -125,3 +133,27 @@ def test_a_run_launched_from_the_ui_ends_well_and_releases_nothing_new(project: 
 
 def test_dagsters_own_validation_accepts_the_project(project: Path):
     assert "Validation successful" in run_dagster(project, "definitions", "validate")
+
+
+def test_runs_of_one_model_wait_for_each_other(url: str):
+    client = DagsterGraphQLClient("127.0.0.1", port_number=int(url.rpartition(":")[2]))
+    runs = [
+        client.submit_job_execution(JOB, repository_location_name="mlops_assets", repository_name="__repository__")
+        for _ in range(2)
+    ]
+    at_once: list[int] = []
+
+    def both_ended() -> bool:
+        states = [client.get_run_status(run).value for run in runs]
+        at_once.append(sum(state in ("STARTING", "STARTED") for state in states))
+        return all(state in ("SUCCESS", "FAILURE", "CANCELED") for state in states)
+
+    wait_until(both_ended, timeout_s=600, every_s=0.5)
+    assert [client.get_run_status(run).value for run in runs] == ["SUCCESS", "SUCCESS"]
+    assert max(at_once) == 1
+    deployed = """{ assetNodes(assetKeys: [{path: ["flight_delay", "deployed_bento"]}]) { assetMaterializations(limit: 2) {
+        metadataEntries { label ... on BoolMetadataEntry { boolValue } } } } }"""
+    (node,) = ask(url, deployed)["assetNodes"]
+    for materialisation in node["assetMaterializations"]:
+        shown = {entry["label"]: entry.get("boolValue") for entry in materialisation["metadataEntries"]}
+        assert shown["new_release"] is False
