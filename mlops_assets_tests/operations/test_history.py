@@ -266,8 +266,8 @@ def test_an_event_that_is_asked_again_is_one_row_with_the_last_answer(past: Past
     """Repeated requests once came back as repeated rows, which quarantined a retraining."""
     past.answered(1)
     past.answered(1, id="again", features=(99.0, 100.0, True, None, "EWR"))
-    past.label(id="r1")
-    past.label(id="again")
+    past.labelled(1)
+    past.labelled(1, id="again")
     history = past.read()
     assert history.logged_rows == 1
     assert history.frame["temp"].iloc[-1] == 99.0
