@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -188,23 +188,31 @@ def up() -> None:
         "Dagster UI": [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", "3000"],
         "service": [sys.executable, "-m", "mlops_assets.cli", "serve"],
     }
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    processes = {
-        name: subprocess.Popen(command, cwd=PROJECT, start_new_session=True) for name, command in commands.items()
-    }
-    out.print(f"Dagster UI on {UI}, service on http://127.0.0.1:8000; Ctrl-C ends both")
+    ended = run_together(commands, PROJECT, f"Dagster UI on {UI}, service on http://127.0.0.1:8000; Ctrl-C ends both")
+    if ended is not None:
+        _stop(f"the {ended} has ended by itself; its output above says why")
+
+
+def run_together(commands: dict[str, list[str]], folder: Path, greeting: str) -> str | None:
+    """Run programs until one ends by itself, whose name is returned, or a signal asks for the end; then none is left.
+
+    Also when the terminal is closed, and when Ctrl-C is pressed again while they end.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     ended = None
     try:
-        while ended is None:
-            time.sleep(0.5)
+        for name, command in commands.items():
+            processes[name] = subprocess.Popen(command, cwd=folder, start_new_session=True)
+        out.print(greeting)
+        while ended is None and not stopping.wait(0.5):
             ended = next((name for name, process in processes.items() if process.poll() is not None), None)
-    except KeyboardInterrupt:
-        pass
     finally:
         for process in processes.values():
             _end_session(process)
-    if ended is not None:
-        _stop(f"the {ended} has ended by itself; its output above says why")
+    return ended
 
 
 def _end_session(process: "subprocess.Popen[bytes]") -> None:
