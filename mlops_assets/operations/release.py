@@ -26,8 +26,7 @@ from mlops_assets.operations.bento import build_bento
 from mlops_assets.operations.provenance import libraries
 from mlops_assets.operations.smoke import SmokeTest, smoke_test
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.supervise import ReleaseRefused as NotLive
-from mlops_assets.operations.supervise import wait_until_live
+from mlops_assets.operations.supervise import NotLive, wait_until_live
 from mlops_assets.operations.train import Candidate, Fitted, fit
 from mlops_assets.stores.registry import AliasMove
 
@@ -37,6 +36,10 @@ SANITY_TOLERANCE = 0.05
 
 class ReleaseRefused(RuntimeError):
     """The candidate may not be released; the champion stays. The message says why."""
+
+
+class _DoesNotAnswer(RuntimeError):
+    """What was published is not loaded everywhere, or answers wrongly."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,13 @@ def deploy(
     bento = build_bento(stores.home, instead=plan)
     if is_new:
         stores.releases.publish(plan)
-    workers, smoke = _confirm(spec, stores, plan, decided_by)
+    try:
+        workers, smoke = _confirm(spec, stores, plan)
+    except _DoesNotAnswer as failure:
+        done = _put_back(stores, plan, str(failure), decided_by) if is_new else "it was in service before, and stays"
+        raise ReleaseRefused(
+            f"model {spec.name!r} release {plan.release} does not answer as it should: {failure}; {done}"
+        ) from failure
     stores.registry.move_alias(spec.name, AliasMove("champion", plan.champion.version, plan.decided_at, plan.reason))
     return Released(plan, stores.bundles.get(plan.champion.bundle).manifest, is_new, bento, workers, smoke)
 
@@ -172,18 +181,16 @@ def _new_plan(
     )
 
 
-def _confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan, decided_by: str) -> tuple[int, SmokeTest]:
+def _confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, SmokeTest]:
+    """Wait for every live worker, then ask what is in service for its golden rows. Raises `_DoesNotAnswer`."""
     try:
         workers = wait_until_live(stores.home, spec.name, plan.release, spec.release.confirm_timeout.total_seconds())
-        smoke = smoke_test(stores, plan)
     except NotLive as error:
-        why = str(error)
-    else:
-        if smoke.passed:
-            return workers, smoke
-        why = smoke.why
-    done = _put_back(stores, plan, why, decided_by)
-    raise ReleaseRefused(f"model {spec.name!r} release {plan.release} does not answer as it should: {why}; {done}")
+        raise _DoesNotAnswer(str(error)) from error
+    smoke = smoke_test(stores, plan)
+    if not smoke.passed:
+        raise _DoesNotAnswer(smoke.why)
+    return workers, smoke
 
 
 def _put_back(stores: Stores, plan: ReleasePlan, why: str, decided_by: str) -> str:

@@ -35,7 +35,7 @@ class ServiceFailed(RuntimeError):
     """The service does not start, or dies again and again."""
 
 
-class ReleaseRefused(RuntimeError):
+class NotLive(RuntimeError):
     """A worker refused a release, or not every worker had it in time."""
 
 
@@ -193,7 +193,7 @@ def wait_until_live(home: Home, model: str, release: int, timeout: float = 30.0)
 
     Raises
     ------
-    ReleaseRefused
+    NotLive
         When a worker refuses the release, with its reason, or the time is up, naming the workers that lag behind.
     """
     workers = WorkerStore(home.workers)
@@ -205,13 +205,13 @@ def wait_until_live(home: Home, model: str, release: int, timeout: float = 30.0)
             return len(live)
         for worker in behind:
             if model in worker.errors:
-                raise ReleaseRefused(
+                raise NotLive(
                     f"worker {worker.worker} refuses release {release} of {model} and stays on release "
                     f"{_release_of(worker, model)}: {worker.errors[model]}"
                 )
         if time.monotonic() >= deadline:
             names = ", ".join(f"{worker.worker} (release {_release_of(worker, model)})" for worker in behind)
-            raise ReleaseRefused(f"after {timeout:g} s release {release} of {model} is not loaded by {names}")
+            raise NotLive(f"after {timeout:g} s release {release} of {model} is not loaded by {names}")
         time.sleep(0.1)
 
 

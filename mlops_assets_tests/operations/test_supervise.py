@@ -17,7 +17,7 @@ import pytest
 from mlops_assets.core.rollout import Release
 from mlops_assets.operations.supervise import (
     HEARTBEAT_MAX_AGE,
-    ReleaseRefused,
+    NotLive,
     ServiceFailed,
     ServiceOptions,
     free_port,
@@ -64,12 +64,12 @@ class TestWaiting:
     def test_a_worker_that_refuses_it_is_an_error_with_its_reason(self, home: Home):
         report(home, "a", 2)
         report(home, "b", 1, "the bundle is damaged")
-        with pytest.raises(ReleaseRefused, match=r"worker b refuses release 2 of delay.*the bundle is damaged"):
+        with pytest.raises(NotLive, match=r"worker b refuses release 2 of delay.*the bundle is damaged"):
             wait_until_live(home, "delay", 2)
 
     def test_a_worker_that_never_has_it_is_named(self, home: Home):
         report(home, "a", 1)
-        with pytest.raises(ReleaseRefused, match="a \\(release 1\\)"):
+        with pytest.raises(NotLive, match="a \\(release 1\\)"):
             wait_until_live(home, "delay", 2, timeout=0.2)
 
 
@@ -158,7 +158,7 @@ def test_a_refused_release_is_told_and_the_service_stays_on_the_former(home: Hom
         bundle = BundleStore(home.bundles).put(small_model(version=2).manifest, small_model(version=2).files)
         corrupt(home, bundle)
         publish(home, "delay", Release(2, bundle))
-        with pytest.raises(ReleaseRefused, match="damaged"):
+        with pytest.raises(NotLive, match="damaged"):
             wait_until_live(home, "delay", 2)
         assert home.service_url() == url
         assert httpx.get(f"{url}/v1/models", trust_env=False).json()["models"][0]["release"] == 1
