@@ -63,6 +63,7 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 1,
+    public_url: Annotated[str, typer.Option(help="where others reach it, when that is not host and port")] = "",
     bento: Annotated[
         Path | None, typer.Option(help="folder of a built Bento; left out: the project's own source")
     ] = None,
@@ -74,7 +75,14 @@ def serve(
 
     try:
         raise typer.Exit(
-            serve_models(Home.from_environment(), host=host, port=port, workers=workers, target=bento or SOURCE)
+            serve_models(
+                Home.from_environment(),
+                host=host,
+                port=port,
+                workers=workers,
+                target=bento or SOURCE,
+                public_url=public_url,
+            )
         )
     except ServiceFailed as error:
         _stop(error)

@@ -32,10 +32,7 @@ def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
         dagster_type=EVALUATION,
         kinds={"scikitlearn"},
         check_specs=[
-            dg.AssetCheckSpec(
-                gate.name, asset=key, blocking=True, description=f"Gate: {gate.model_dump_json(exclude_none=True)}"
-            )
-            for gate in spec.gates
+            dg.AssetCheckSpec(gate.name, asset=key, blocking=True, description=gate.rule) for gate in spec.gates
         ],
     )
     def evaluation(
@@ -82,20 +79,17 @@ def _metadata(evaluation: Evaluation, pictures: dict[str, bytes]) -> dict[str, d
         columns=["metric", "value", "low", "high", "trivial_model"],
     )
     gates = pd.DataFrame(
-        [
-            ("passed" if one.passed else "FAILED", one.gate, one.value, one.limit, one.margin, one.why)
-            for one in evaluation.gates
-        ],
-        columns=["verdict", "gate", "value", "limit", "margin", "why"],
+        [("passed" if one.passed else "FAILED", one.gate, one.why) for one in evaluation.gates],
+        columns=["verdict", "gate", "why"],
     )
     metadata: dict[str, dg.MetadataValue] = {
         "verdict": dg.MetadataValue.text("passed" if evaluation.passed else "refused"),
         "rows": dg.MetadataValue.int(evaluation.rows),
-        "latency_ms": dg.MetadataValue.float(evaluation.latency_ms),
+        "latency_ms": dg.MetadataValue.float(_rounded(evaluation.latency_ms)),
         "compared_with": dg.MetadataValue.text(evaluation.compared_with),
         "gates": records_table(gates),
         "metrics": records_table(metrics),
-        **{name: dg.MetadataValue.float(one.value) for name, one in list(evaluation.metrics.items())[:6]},
+        **{name: dg.MetadataValue.float(_rounded(one.value)) for name, one in list(evaluation.metrics.items())[:6]},
         **{name: as_markdown(name, picture) for name, picture in pictures.items()},
     }
     if evaluation.comparisons:
@@ -122,5 +116,12 @@ def _gate_check(gate: GateResult) -> dg.AssetCheckResult:
         check_name=gate.gate,
         passed=gate.passed,
         description=gate.why,
-        metadata={name: dg.MetadataValue.float(value) for name, value in numbers.items() if value is not None},
+        metadata={
+            name: dg.MetadataValue.float(_rounded(value)) for name, value in numbers.items() if value is not None
+        },
     )
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: what a person reads."""
+    return float(f"{value:.6g}")

@@ -80,19 +80,40 @@ def _plan_feature(spec: ModelSpec, feature: FeatureSpec, values: pd.Series, rate
 def _with_donors(spec: ModelSpec, plan: ImputationPlan, training_rows: pd.DataFrame) -> ImputationPlan:
     columns = tuple(name for name in spec.number_features if name in plan.kept)
     every = training_rows[list(columns)].to_numpy(np.float64)
-    giving = ~np.isnan(every[:, [columns.index(name) for name in plan.knn]]).all(axis=1)
-    values = every[giving]
-    if len(values) > spec.imputation.max_donors:
-        picked = np.random.default_rng(spec.training.seed).choice(
-            len(values), spec.imputation.max_donors, replace=False
-        )
-        values = values[np.sort(picked)]
+    giving = ~np.isnan(every[:, [columns.index(name) for name in plan.knn]])
+    picked = _pick_donors(giving, spec.imputation.max_donors, np.random.default_rng(spec.training.seed))
+    values = every[picked]
+    plan = _without_donors_the_mean(plan, giving[picked].any(axis=0), training_rows)
     with np.errstate(over="ignore"):
         scales = np.nanstd(every, axis=0)
     # the deviation of a constant need not round to 0, and that of huge values is infinite
     scales[(np.nanmin(every, axis=0) == np.nanmax(every, axis=0)) | ~np.isfinite(scales)] = 1.0
     donors = tuple(tuple(None if np.isnan(value) else float(value) for value in row) for row in values)
     return msgspec.structs.replace(plan, donor_columns=columns, donor_scales=tuple(map(float, scales)), donors=donors)
+
+
+def _pick_donors(giving: NDArray[np.bool_], most: int, random: np.random.Generator) -> NDArray[np.intp]:
+    """Rows that can give a value to some feature, at most `most`, drawn at random; one for each feature before all others."""
+    candidates = np.flatnonzero(giving.any(axis=1))
+    if len(candidates) <= most:
+        return candidates
+    shuffled = random.permutation(candidates)
+    firsts = [shuffled[giving[shuffled, feature].argmax()] for feature in range(giving.shape[1])]
+    return np.sort(np.array(list(dict.fromkeys([*firsts, *shuffled]))[:most]))
+
+
+def _without_donors_the_mean(
+    plan: ImputationPlan, has_donor: NDArray[np.bool_], training_rows: pd.DataFrame
+) -> ImputationPlan:
+    """A feature that no donor can give a value, because fewer donors are allowed than there are features, gets its mean."""
+    lacking = {name for name, given in zip(plan.knn, has_donor, strict=True) if not given}
+    features = tuple(
+        msgspec.structs.replace(one, strategy="mean", value=float(training_rows[one.name].mean()))
+        if one.name in lacking
+        else one
+        for one in plan.features
+    )
+    return msgspec.structs.replace(plan, features=features)
 
 
 def encode_plan(plan: ImputationPlan) -> str:

@@ -378,6 +378,12 @@ class LimitGate(_Declaration):
     def name(self) -> str:
         return f"{self.metric}_{'at_least' if self.at_least is not None else 'at_most'}{'_per_slice' if self.per_slice else ''}"
 
+    @property
+    def rule(self) -> str:
+        """What the gate asks for, in words."""
+        limit = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
+        return f"{self.metric} is {limit} {'on every slice of' if self.per_slice else 'on'} the held-out rows."
+
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
         if (self.at_least is None) == (self.at_most is None):
@@ -396,6 +402,11 @@ class BaselineGate(_Declaration):
     def name(self) -> str:
         return f"{self.metric}_beats_baseline"
 
+    @property
+    def rule(self) -> str:
+        """What the gate asks for, in words."""
+        return f"{self.metric} is better than the trivial model's by more than {self.by:.1%}."
+
 
 class ChampionGate(_Declaration):
     """The candidate, on the champion's own rows, is not worse than it by more than a margin, with confidence."""
@@ -408,6 +419,11 @@ class ChampionGate(_Declaration):
     def name(self) -> str:
         return f"{self.metric}_not_worse_than_champion"
 
+    @property
+    def rule(self) -> str:
+        """What the gate asks for, in words."""
+        return f"{self.metric} is not worse than the champion's on the same rows by more than {self.margin:.1%}, with confidence."
+
 
 class LatencyGate(_Declaration):
     """Time to answer one row with the scorer that will be served."""
@@ -418,6 +434,11 @@ class LatencyGate(_Declaration):
     @property
     def name(self) -> str:
         return "latency_at_most"
+
+    @property
+    def rule(self) -> str:
+        """What the gate asks for, in words."""
+        return f"The median single row is answered within {self.at_most_ms:g} ms."
 
 
 def _gate_kind(value: object) -> object:

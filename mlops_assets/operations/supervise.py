@@ -51,6 +51,8 @@ class ServiceOptions:
         So many deaths in a row, each within `quick_seconds` of its start, end the supervision.
     environment
         Added to this process's own for the service.
+    public_url
+        Where others reach it, such as from another container, when that is not host and port.
     """
 
     host: str = "127.0.0.1"
@@ -61,13 +63,27 @@ class ServiceOptions:
     max_quick_deaths: int = 5
     first_back_off_seconds: float = 0.5
     environment: dict[str, str] = field(default_factory=dict)
+    public_url: str = ""
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def address(self) -> str:
+        """Where others on this home reach the service: the address given, else its own."""
+        return self.public_url or self.url
 
-def serve(home: Home, *, host: str = "127.0.0.1", port: int = 8000, workers: int = 1, target: Path = SOURCE) -> int:
+
+def serve(
+    home: Home,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    target: Path = SOURCE,
+    public_url: str = "",
+) -> int:
     """Run the service until SIGTERM or SIGINT, starting it again when it dies.
 
     Returns
@@ -80,7 +96,7 @@ def serve(home: Home, *, host: str = "127.0.0.1", port: int = 8000, workers: int
     ServiceFailed
         When its address is taken, or it dies again and again soon after its start.
     """
-    options = ServiceOptions(host=host, port=port, workers=workers, target=target)
+    options = ServiceOptions(host=host, port=port, workers=workers, target=target, public_url=public_url)
     stopping = threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -106,7 +122,7 @@ def supervise(home: Home, options: ServiceOptions, stopping: threading.Event) ->
     """
     _require_free(options)
     make_folder(home.root)
-    write_whole(home.service_address, options.url.encode(), durable=False)
+    write_whole(home.service_address, options.address.encode(), durable=False)
     try:
         _keep_running(home, options, stopping)
     finally:

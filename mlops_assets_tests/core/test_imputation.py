@@ -210,3 +210,14 @@ def test_a_row_is_filled_alone_as_among_others(spec: ModelSpec, training: pd.Dat
     plan = make_plan(spec, training)
     singly = pd.concat([fill(spec, plan, fresh.iloc[[row]]) for row in range(len(fresh))])
     pd.testing.assert_frame_equal(fill(spec, plan, fresh), singly, check_exact=True)
+
+
+def test_with_fewer_donors_than_features_none_is_left_without_a_value() -> None:
+    """A lone donor that lacked a feature once filled it with 0."""
+    spec = numbers_spec("a", "b", imputation={"number": "knn", "number_above_alarm": "knn", "max_donors": 1})
+    training = pd.DataFrame({"a": [5.0, np.nan], "b": [np.nan, 7.0]})
+    plan = make_plan(spec, training)
+    assert len(plan.donors) == 1
+    assert sorted(plan[name].strategy for name in ("a", "b")) == ["knn", "mean"]
+    filled = fill(spec, plan, pd.DataFrame({"a": [np.nan], "b": [np.nan]}))
+    assert filled.iloc[0].to_dict() == {"a": 5.0, "b": 7.0}
