@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.jit import NUMBA, compiled
+from mlops_assets.core.scoring.jit import NUMBA, compiled
 
 Floats = NDArray[np.float64]
 

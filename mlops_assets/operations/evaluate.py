@@ -7,7 +7,6 @@ from datetime import datetime
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from mlops_assets.core.compile import compile_pipeline
 from mlops_assets.core.contract import raw_rows
 from mlops_assets.core.evaluation import (
     Evaluation,
@@ -24,6 +23,7 @@ from mlops_assets.core.evaluation import (
 )
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import Floats
+from mlops_assets.core.scoring.compile import compile_pipeline
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.stores import Stores

@@ -19,7 +19,7 @@ from mlops_assets.core.imputation import make_plan
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS
 from mlops_assets.core.rollout import Release, ReleasePlan, promotion, withdrawal
-from mlops_assets.core.scorer import GoldenRows
+from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.bento import build_bento

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.rollout import ReleasePlan
-from mlops_assets.core.scorer import CompiledScorer, GoldenRows, ScorerError, differences
+from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, ScorerError, differences
 from mlops_assets.operations.client import PredictionClient, ServiceError
 from mlops_assets.operations.stores import Stores
 

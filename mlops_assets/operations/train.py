@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from mlops_assets.core.compile import Uncompilable, compile_pipeline
 from mlops_assets.core.contract import make_contract
 from mlops_assets.core.imputation import make_plan
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan
-from mlops_assets.core.parity import ParityReport, check_parity, hard_rows
-from mlops_assets.core.persist import dump_pipeline
-from mlops_assets.core.scorer import CompiledScorer
+from mlops_assets.core.scoring.compile import Uncompilable, compile_pipeline
+from mlops_assets.core.scoring.parity import ParityReport, check_parity, hard_rows
+from mlops_assets.core.scoring.persist import dump_pipeline
+from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import (
     TrainingRows,

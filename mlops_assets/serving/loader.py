@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from mlops_assets.core.domain import DomainIndex
 from mlops_assets.core.rollout import ReleasePlan
-from mlops_assets.core.scorer import CompiledScorer, GoldenRows, Scorer
+from mlops_assets.core.scoring.domain import DomainIndex
+from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, Scorer
 from mlops_assets.serving.contract import RowContract
 from mlops_assets.serving.metrics import ModelMetrics, count_refused, show_release
 from mlops_assets.serving.settings import ServingSettings

@@ -13,7 +13,7 @@ import msgspec
 import uuid_utils
 
 from mlops_assets.core.records import PredictionRecord
-from mlops_assets.core.scorer import Scorer, ScorerError
+from mlops_assets.core.scoring.scorer import Scorer, ScorerError
 from mlops_assets.serving.contract import OneOrMany, PredictItem, RawRow
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.settings import ServingSettings

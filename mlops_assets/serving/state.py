@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mlops_assets.core.domain import DomainIndex
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.rollout import ReleasePlan
-from mlops_assets.core.scorer import Scorer
+from mlops_assets.core.scoring.domain import DomainIndex
+from mlops_assets.core.scoring.scorer import Scorer
 from mlops_assets.serving.contract import RowContract
 from mlops_assets.serving.metrics import ModelMetrics
 

@@ -10,8 +10,8 @@ from sklearn.base import is_classifier
 from threadpoolctl import threadpool_limits
 
 from mlops_assets.core.manifest import Manifest
-from mlops_assets.core.persist import load_pipeline
-from mlops_assets.core.scorer import ScorerError, Value
+from mlops_assets.core.scoring.persist import load_pipeline
+from mlops_assets.core.scoring.scorer import ScorerError, Value
 from mlops_assets.core.training import predict
 
 
@@ -20,7 +20,7 @@ class UncompiledError(ScorerError):
 
 
 class PipelineScorer:
-    """A scikit-learn pipeline behind the interface of `core.scorer.Scorer`.
+    """A scikit-learn pipeline behind the interface of `core.scoring.scorer.Scorer`.
 
     Parameters
     ----------

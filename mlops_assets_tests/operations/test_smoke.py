@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mlops_assets.core.scorer import GoldenRows
+from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.operations.smoke import smoke_test
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import running_service

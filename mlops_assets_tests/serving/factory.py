@@ -11,12 +11,12 @@ import pandas as pd
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from mlops_assets.core.compile import compile_pipeline
 from mlops_assets.core.contract import make_contract
 from mlops_assets.core.imputation import make_plan
 from mlops_assets.core.manifest import FeatureContract, Manifest
 from mlops_assets.core.rollout import Release, ReleasePlan
-from mlops_assets.core.scorer import GoldenRows
+from mlops_assets.core.scoring.compile import compile_pipeline
+from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import find_classes, fit_pipeline, predict
 from mlops_assets.serving.loader import scorer_of

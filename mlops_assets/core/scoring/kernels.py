@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.jit import compiled
+from mlops_assets.core.scoring.jit import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]

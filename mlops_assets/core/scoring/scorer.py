@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.jit import NUMBA
-from mlops_assets.core.kernels import Rules, score_compiled, score_numpy
 from mlops_assets.core.neighbours import Donors, fill_from_donors
-from mlops_assets.core.scorer_files import LINKS, CategoryLayout, Parts, read_parts, write_parts
-from mlops_assets.core.scorer_files import ScorerError as ScorerError
+from mlops_assets.core.scoring.jit import NUMBA
+from mlops_assets.core.scoring.kernels import Rules, score_compiled, score_numpy
+from mlops_assets.core.scoring.scorer_files import LINKS, CategoryLayout, Parts, read_parts, write_parts
+from mlops_assets.core.scoring.scorer_files import ScorerError as ScorerError
 
 Floats = NDArray[np.float64]
 Value = float | int | bool | str | None

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.kernels import BITSET_CODES, NODE, Arrays
+from mlops_assets.core.scoring.kernels import BITSET_CODES, NODE, Arrays
 
 FORMAT = 1
 LINKS = ("identity", "mean", "exp", "logit", "softmax")

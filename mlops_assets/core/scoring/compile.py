@@ -15,13 +15,13 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
-from mlops_assets.core.compile_models import CompiledModel, compile_model
-from mlops_assets.core.compile_models import Uncompilable as Uncompilable
 from mlops_assets.core.imputation import PlanImputer
-from mlops_assets.core.kernels import BITSET_CODES
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan
-from mlops_assets.core.scorer import CompiledScorer
-from mlops_assets.core.scorer_files import CategoryLayout, Layout, make_parts
+from mlops_assets.core.scoring.compile_models import CompiledModel, compile_model
+from mlops_assets.core.scoring.compile_models import Uncompilable as Uncompilable
+from mlops_assets.core.scoring.kernels import BITSET_CODES
+from mlops_assets.core.scoring.scorer import CompiledScorer
+from mlops_assets.core.scoring.scorer_files import CategoryLayout, Layout, make_parts
 
 Floats = NDArray[np.float64]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from mlops_assets.core.domain import DomainIndex, imputed_features, out_of_domain
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan, ImputedFeature
+from mlops_assets.core.scoring.domain import DomainIndex, imputed_features, out_of_domain
 
 CONTRACT = (
     FeatureContract("carrier", "category", levels=("AA", "UA")),

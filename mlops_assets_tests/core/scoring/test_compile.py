@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import RandomForestClassifier
 
-from mlops_assets.core.compile import Uncompilable, compile_pipeline
-from mlops_assets.core.parity import check_parity, hard_rows
-from mlops_assets.core.scorer import CompiledScorer, Engine, differences
+from mlops_assets.core.scoring.compile import Uncompilable, compile_pipeline
+from mlops_assets.core.scoring.parity import check_parity, hard_rows
+from mlops_assets.core.scoring.scorer import CompiledScorer, Engine, differences
 from mlops_assets.core.training import predict
 from mlops_assets_tests.core.tables import LEVELS, fit, make_contract, make_spec, make_table
 

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from mlops_assets.core.compile import Uncompilable, compile_pipeline
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan
-from mlops_assets.core.scorer import TOLERANCE, CompiledScorer, differences
+from mlops_assets.core.scoring.compile import Uncompilable, compile_pipeline
+from mlops_assets.core.scoring.scorer import TOLERANCE, CompiledScorer, differences
 from mlops_assets.core.training import predict
 
 Floats = NDArray[np.float64]

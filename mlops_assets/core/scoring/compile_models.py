@@ -13,8 +13,8 @@ from sklearn import ensemble, tree
 from sklearn.base import is_classifier
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from mlops_assets.core.kernels import NODE
-from mlops_assets.core.scorer_files import Link
+from mlops_assets.core.scoring.kernels import NODE
+from mlops_assets.core.scoring.scorer_files import Link
 
 Floats = NDArray[np.float64]
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mlops_assets.core.compile import compile_pipeline
-from mlops_assets.core.parity import check_parity, hard_rows
-from mlops_assets.core.scorer import CompiledScorer, differences
-from mlops_assets.core.scorer_files import make_parts
+from mlops_assets.core.scoring.compile import compile_pipeline
+from mlops_assets.core.scoring.parity import check_parity, hard_rows
+from mlops_assets.core.scoring.scorer import CompiledScorer, differences
+from mlops_assets.core.scoring.scorer_files import make_parts
 from mlops_assets_tests.core.tables import fit, make_spec, make_table
 
 SPEC = make_spec("binary", "sklearn.ensemble.HistGradientBoostingClassifier", training={"parameters": {"max_iter": 5}})

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_assets.core.compile import compile_pipeline
-from mlops_assets.core.scorer import CompiledScorer, GoldenRows, ScorerError
-from mlops_assets.core.scorer_files import Parts, make_parts, write_parts
+from mlops_assets.core.scoring.compile import compile_pipeline
+from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, ScorerError
+from mlops_assets.core.scoring.scorer_files import Parts, make_parts, write_parts
 from mlops_assets_tests.core.tables import fit, make_spec, make_table
 
 ROW = ("AA", 500.0, 100, "JFK", None, 12.5, True)
@@ -282,6 +282,6 @@ def test_written_parts_are_what_the_scorer_writes(scorer: CompiledScorer) -> Non
 
 
 def test_importing_the_scorer_brings_in_no_heavy_library() -> None:
-    code = "import sys, mlops_assets.core.scorer, mlops_assets.core.domain; print(*sys.modules)"
+    code = "import sys, mlops_assets.core.scoring.scorer, mlops_assets.core.scoring.domain; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"pandas", "sklearn", "pydantic", "mlflow"} & set(loaded)
