@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import (
     AfterValidator,
@@ -460,10 +461,51 @@ class ReleaseSpec(_Declaration):
     )
 
 
-class MonitoringSpec(_Declaration):
-    """Windows of event time over which live traffic is watched."""
+class ConfirmSpec(_Declaration):
+    """How often a performance alarm must come back before the model is called unhealthy: the newest window and k of the last n."""
 
-    window: Literal["hour", "day", "week"] = "day"
+    alarms: int = Field(2, ge=1)
+    of: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.alarms > self.of:
+            raise ValueError(f"{self.alarms} alarms of the last {self.of} windows can never come: lower 'alarms'")
+        return self
+
+
+class MonitoringSpec(_Declaration):
+    """How live traffic is watched: in windows of event time, each of which gets a verdict on its data and on the model."""
+
+    window: Literal["hour", "day", "week"] = Field("day", description="a week begins on Monday")
+    timezone: str = Field("UTC", description="where days and weeks begin at midnight; hours are always UTC's")
+    until: AwareDatetime | None = Field(
+        None, description="end of a finished history; traffic goes on for ever if left out"
+    )
+    min_rows: int = Field(50, ge=10, description="rows below which a window's verdict is 'insufficient data'")
+    metric: str | None = Field(
+        None, description="the loss that decides, a mean over rows; brier, or mae for a regression, if left out"
+    )
+    floor: float = Field(0.10, ge=0, lt=10, description="relative rise of the loss below which nothing has decayed")
+    confirm: ConfirmSpec = ConfirmSpec()
+    min_coverage: Share = Field(
+        0.5, description="share of the matured predictions that must have labels, else the label feed is reported"
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, timezone: str) -> str:
+        if timezone not in available_timezones():
+            raise ValueError(
+                f"{timezone!r} is no time zone{_did_you_mean(timezone, available_timezones())}; write one such as Europe/Berlin"
+            )
+        return timezone
+
+    @model_validator(mode="after")
+    def _hours_are_utc(self) -> Self:
+        if self.window == "hour" and self.timezone != "UTC":
+            raise _mistake(("timezone",), "hours are those of UTC: leave 'timezone' out, or watch days", self.timezone)
+        return self
 
 
 class ResponseSpec(_Declaration):
@@ -493,6 +535,11 @@ class ModelSpec(_Declaration):
     release: ReleaseSpec = ReleaseSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
     response: ResponseSpec = ResponseSpec()
+
+    @property
+    def headline_loss(self) -> str:
+        """The metric by which the monitors judge decay: a loss, mean over rows."""
+        return self.monitoring.metric or ("mae" if self.task == "regression" else "brier")
 
     @property
     def number_features(self) -> tuple[str, ...]:
@@ -588,6 +635,22 @@ class ModelSpec(_Declaration):
                 raise _mistake(
                     (*where, "per_slice"), f"gates[{position}].per_slice: no evaluation.slices are declared", True
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _monitoring_fits(self) -> Self:
+        rules = self.monitoring
+        means = [name for name in metrics_of(self.task) if METRICS[name].is_mean and not METRICS[name].higher_is_better]
+        if rules.metric is not None and rules.metric not in means:
+            raise _mistake(
+                ("monitoring", "metric"),
+                f"{rules.metric!r} is no loss that {self.task} takes row by row: choose from {', '.join(means)}",
+                rules.metric,
+            )
+        if rules.until is not None and rules.until <= self.live_from:
+            raise _mistake(
+                ("monitoring", "until"), f"the history ends before it goes live at {self.live_from}", str(rules.until)
+            )
         return self
 
     @model_validator(mode="after")

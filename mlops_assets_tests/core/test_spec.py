@@ -232,3 +232,24 @@ def test_a_module_that_breaks_on_import_is_a_mistake_in_the_field_that_names_it(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValidationError, match=r"source.loader\n.*ZeroDivisionError"):
         make_spec(source={"loader": "broken_loader.load"})
+
+
+class TestMonitoring:
+    def test_the_loss_that_decides_has_a_default(self):
+        assert make_spec().headline_loss == "brier"
+
+    @pytest.mark.parametrize(
+        ("declared", "where", "what"),
+        [
+            ({"metric": "roc_auc"}, ("monitoring", "metric"), "choose from brier, log_loss"),
+            ({"timezone": "America/New_Yrok"}, ("monitoring", "timezone"), "did you mean 'America/New_York'"),
+            ({"window": "hour", "timezone": "Europe/Berlin"}, ("monitoring", "timezone"), "hours are those of UTC"),
+            ({"confirm": {"alarms": 6}}, ("monitoring", "confirm"), "can never come"),
+            ({"until": "2000-01-01T00:00:00Z"}, ("monitoring", "until"), "ends before it goes live"),
+        ],
+    )
+    def test_a_mistake_names_its_place_and_the_remedy(self, declared, where, what):
+        with pytest.raises(ValidationError) as caught:
+            make_spec(monitoring=declared)
+        assert caught.value.errors()[0]["loc"] == where
+        assert what in caught.value.errors()[0]["msg"]
