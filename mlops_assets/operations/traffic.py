@@ -1,7 +1,7 @@
 """Sending a model's real past to its service as if it happened now: requests in event-time order, then the labels."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -57,6 +57,12 @@ def live_rows(spec: ModelSpec, start: datetime, end: datetime) -> pd.DataFrame:
 
 def send(spec: ModelSpec, client: PredictionClient, rows: pd.DataFrame, every: timedelta, singles: int) -> Traffic:
     """Ask for every row, one request per `every` of event time, the first `singles` one by one; then post the labels."""
+    traffic = ask(spec, client, rows, every, singles)
+    return replace(traffic, labels=post_labels(spec, client, labels_of(spec, rows, traffic.prediction_ids)))
+
+
+def ask(spec: ModelSpec, client: PredictionClient, rows: pd.DataFrame, every: timedelta, singles: int = 0) -> Traffic:
+    """Ask for every row as `send` does, and post no label yet."""
     outputs: list[list[float]] = []
     ids: list[str] = []
     imputed = out_of_domain = 0
@@ -71,10 +77,36 @@ def send(spec: ModelSpec, client: PredictionClient, rows: pd.DataFrame, every: t
             ids.append(answer["prediction_id"])
             imputed += bool(answer["imputed"])
             out_of_domain += bool(answer["out_of_domain"])
-    labels = _send_labels(spec, client, rows, ids)
     return Traffic(
-        rows, np.array(outputs), tuple(ids), labels, imputed, out_of_domain, np.array(single_ms), np.array(batch_ms)
+        rows, np.array(outputs), tuple(ids), 0, imputed, out_of_domain, np.array(single_ms), np.array(batch_ms)
     )
+
+
+def labels_of(spec: ModelSpec, rows: pd.DataFrame, ids: Sequence[str], late: timedelta | None = None) -> pd.DataFrame:
+    """The labels of asked rows: columns `id`, `value` and `observed_at`, in the order in which they became known.
+
+    Parameters
+    ----------
+    late
+        Time after its event at which a label becomes known; left out: what the declaration says.
+    """
+    observed = rows[spec.event_time] + (late or spec.label.delay)
+    if late is None and spec.label.observed_at is not None:
+        observed = rows[spec.label.observed_at].fillna(observed)
+    labels = pd.DataFrame({"id": list(ids), "value": rows[spec.label.column].array, "observed_at": observed.array})
+    return labels[labels["value"].notna()].sort_values("observed_at", kind="stable", ignore_index=True)
+
+
+def post_labels(spec: ModelSpec, client: PredictionClient, labels: pd.DataFrame) -> int:
+    """Hand labels in, in requests of at most 1,000; returns how many."""
+    told = [moment.isoformat() for moment in labels["observed_at"]]
+    bodies = [
+        {"id": one, "value": value, "observed_at": at}
+        for one, value, at in zip(labels["id"].tolist(), labels["value"].tolist(), told, strict=True)
+    ]
+    for start in range(0, len(bodies), LABELS_PER_REQUEST):
+        client.feedback(spec.name, bodies[start : start + LABELS_PER_REQUEST])
+    return len(bodies)
 
 
 def _requests(spec: ModelSpec, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -105,24 +137,6 @@ def _batches(
     slots = times.iloc[singles:].dt.floor(every)
     for _, slot in slots.groupby(slots, sort=True):
         yield [requests[position] for position in slot.index]
-
-
-def _send_labels(spec: ModelSpec, client: PredictionClient, rows: pd.DataFrame, ids: list[str]) -> int:
-    observed = rows[spec.event_time] + spec.label.delay
-    if spec.label.observed_at is not None:
-        observed = rows[spec.label.observed_at].fillna(observed)
-    labels = [
-        {
-            "id": ids[position],
-            "value": rows[spec.label.column].iloc[position],
-            "observed_at": observed.iloc[position].isoformat(),
-        }
-        for position in np.argsort(observed.to_numpy(), kind="stable")
-        if pd.notna(rows[spec.label.column].iloc[position])
-    ]
-    for start in range(0, len(labels), LABELS_PER_REQUEST):
-        client.feedback(spec.name, labels[start : start + LABELS_PER_REQUEST])
-    return len(labels)
 
 
 def assess(spec: ModelSpec, stores: Stores, traffic: Traffic) -> Quality:

@@ -78,7 +78,12 @@ class ServingRuntime:
         home = self.settings.home
         forget_dead_workers()
         PredictionLog(home.prediction_log).recover()
-        self._log = LogWriter(home.prediction_log, self.worker, durability=self.settings.log_durability)
+        self._log = LogWriter(
+            home.prediction_log,
+            self.worker,
+            durability=self.settings.log_durability,
+            max_segment_age_s=self.settings.log_segment_seconds,
+        )
         self._loader.start()
 
     def _close(self) -> None:

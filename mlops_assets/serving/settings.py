@@ -22,6 +22,8 @@ class ServingSettings:
         The folder of all state, `MLOPS_HOME` (default `.mlops` in the working directory).
     log_durability
         `MLOPS_LOG_DURABILITY`: "os" (default) survives the death of the process, "disk" also the loss of power.
+    log_segment_seconds
+        `MLOPS_LOG_SEGMENT_SECONDS`: after so long a log segment is sealed, from when on the monitors can see it.
     max_body_bytes
         `MLOPS_MAX_BODY_BYTES`: a larger request body is answered 413. The default holds 10,000 rows of some 40 features.
     max_rows
@@ -34,6 +36,7 @@ class ServingSettings:
 
     home: Home
     log_durability: Durability = "os"
+    log_segment_seconds: float = 300.0
     max_body_bytes: int = 8 * 2**20
     max_rows: int = 10_000
     poll_seconds: float = 0.25
@@ -48,6 +51,7 @@ class ServingSettings:
         return cls(
             home=Home.from_environment(),
             log_durability="disk" if durability == "disk" else "os",
+            log_segment_seconds=_positive(environment, "MLOPS_LOG_SEGMENT_SECONDS", float, cls.log_segment_seconds),
             max_body_bytes=_positive(environment, "MLOPS_MAX_BODY_BYTES", int, cls.max_body_bytes),
             max_rows=_positive(environment, "MLOPS_MAX_ROWS", int, cls.max_rows),
             poll_seconds=_positive(environment, "MLOPS_RELEASE_POLL_SECONDS", float, cls.poll_seconds),
