@@ -1,0 +1,230 @@
+"""How far a feature's statistics may stray when nothing has changed, learned from consecutive reference blocks.
+
+Real rows are no independent draws: those of one window share their weather and their season, so a window is worth fewer rows
+than it has. Where the blocks show that, their own scatter is the yardstick; where they do not, the sampling distribution is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from mlops_assets.core.monitoring.measures import Counts, Floats, Measured, Measures
+from mlops_assets.core.monitoring.season import Seasons
+
+FEWEST_BLOCKS = 8  # with fewer the scatter between blocks is not known
+SIGNIFICANT = 0.01  # of overdispersion, over all statistics and scales of a feature
+LOCATION, SPREAD, SHAPE, CELLS = range(4)
+FAMILIES = ("location", "spread", "shape", "category mix")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is known of means of `windows` consecutive residuals of S statistics.
+
+    Attributes
+    ----------
+    between
+        (S,): variance between blocks beyond that of sampling.
+    freedom
+        (S,): degrees of freedom of that estimate.
+    inflation
+        (S,): Factor by which the reference's largest |z| is above what t of those degrees of freedom lets expect.
+    shape
+        Mean, standard deviation and inflation of the shape statistic over the reference blocks.
+    """
+
+    windows: int
+    between: Floats
+    freedom: Floats
+    inflation: Floats
+    shape: tuple[float, float, float]
+    shape_freedom: float
+
+
+def scales_for(blocks: int) -> tuple[int, ...]:
+    """Pooling scales that have at least ten reference blocks each; the newest window alone always counts."""
+    return tuple(k for k in (1, 2, 4, 8) if k == 1 or blocks >= 10 * k)
+
+
+class Dispersion:
+    """The null distribution of one feature's statistics.
+
+    Attributes
+    ----------
+    overdispersed
+        Whether consecutive blocks of the reference differ by more than sampling (χ² at .01 over all statistics and scales).
+    phi
+        At least 1: variance between blocks over sampling variance, the largest of location, spread and the mean over shares (McCullagh
+        and Nelder 1989, 4.5).
+    """
+
+    def __init__(self, measures: Measures, counts: Counts, phase: Floats) -> None:
+        self._measures = measures
+        measured = measures.of(counts)
+        self.blocks = int((measured.weight > 0).sum())
+        self.scales = scales_for(self.blocks)
+        self._cell_weight = np.maximum(1 - measures.shares, 0.0)
+        self._freedom = max(len(measures.shares) - 1, 1)
+        if self.blocks:
+            self.overdispersed, self.phi = self._overdispersion(measured)
+        else:
+            self.overdispersed, self.phi = False, 1.0
+        self._guard = self.phi if self.blocks < FEWEST_BLOCKS else 1.0
+        self.overdispersed = self.overdispersed and self.blocks >= FEWEST_BLOCKS
+        self._seasons = Seasons.fit(measured.values, measured.weight, phase) if self.overdispersed else None
+        self._learned: dict[int, Scale] = {}
+        if self._seasons is not None:
+            for windows in self.scales:
+                self._learned[windows] = self._learn(self._seasons, measured.weight, windows)
+
+    def test(self, counts: Counts, phase: Floats) -> dict[int, Floats]:
+        """p-values of consecutive windows at every scale.
+
+        Parameters
+        ----------
+        counts
+            (W, cells of the feature), in time order.
+        phase
+            (W, 6): mean cos and sin of hour, weekday, day of the year.
+
+        Returns
+        -------
+        dict
+            For each scale k the (W, 4) p-values of the last k windows merged, in the order of `FAMILIES`; 1 where a family does not
+            apply or fewer than k windows came before.
+        """
+        measured = self._measures.of(counts)
+        if self._seasons is None:
+            return {k: self._independent(counts, k) for k in self.scales}
+        expected, factor = self._seasons.expected(phase)
+        residual = np.where(measured.weight[:, None] > 0, measured.values - expected, 0.0)
+        return {k: self._dependent(residual, factor, measured.weight, self._learned[k]) for k in self.scales}
+
+    def _overdispersion(self, measured: Measured) -> tuple[bool, float]:
+        """Pearson's χ² of the blocks against the whole reference, for each statistic and scale."""
+        ranks, phi, smallest, parts = self._measures.ranks, 1.0, 1.0, 0
+        for k in self.scales:
+            merged, weight = rolled(measured.values - self._measures.expected, measured.weight, k)
+            merged, weight = merged[k - 1 :: k], weight[k - 1 :: k]
+            merged, weight = merged[weight > 0], weight[weight > 0]
+            if len(weight) < 2:
+                continue
+            # the blocks are part of the reference, so that their means have lost one degree of freedom
+            centre = (merged * weight[:, None]).sum(axis=0) / weight.sum()
+            square = ((merged - centre) ** 2 * weight[:, None] / self._measures.unit).sum(axis=0)
+            freedom = len(weight) - 1
+            mix = float(square[ranks:] @ self._cell_weight) if self._freedom else 0.0
+            tests = [*((float(value), freedom) for value in square[:ranks]), (mix, freedom * self._freedom)]
+            parts += len(tests)
+            for value, degrees in tests:
+                smallest = min(smallest, float(stats.chi2.sf(value, degrees)))
+                phi = max(phi, value / degrees) if k == 1 else phi
+        return smallest < SIGNIFICANT / max(parts, 1), phi
+
+    def _learn(self, seasons: Seasons, weight: Floats, k: int) -> Scale:
+        residual, rows = rolled(seasons.residuals, weight, k)
+        residual, rows = residual[k - 1 :], rows[k - 1 :]
+        residual, rows = residual[rows > 0], rows[rows > 0]
+        independent = max(self.blocks / k, 2.0)
+        sampling = self._measures.unit * np.mean(1 / rows)
+        freedom = np.maximum((self.blocks - seasons.parameters) / k, 1.0)
+        between = np.maximum((residual**2).mean(axis=0) - sampling, 0.0)
+        z = np.abs(residual) / np.sqrt(between + self._measures.unit / rows[:, None])
+        inflation = _inflation(z.max(axis=0), independent, freedom)
+        scaled = z / inflation
+        shape = self._shape(scaled)
+        mean, deviation = float(shape.mean()), max(float(shape.std(ddof=1)), 1e-3)
+        largest = np.array([(shape.max() - mean) / deviation])
+        degrees = max(independent - 1, 1.0)
+        return Scale(
+            k,
+            between,
+            freedom,
+            inflation,
+            (mean, deviation, float(_inflation(largest, independent, np.array([degrees]))[0])),
+            degrees,
+        )
+
+    def _shape(self, z: Floats) -> Floats:
+        """Cube root of the mean squared cell residual: nearly normal (Wilson and Hilferty 1931), shape (W,)."""
+        cells = z[:, self._measures.ranks :] ** 2 @ self._cell_weight
+        return np.asarray(np.cbrt(cells / max(float(self._cell_weight.sum()), 1e-9)))
+
+    def _dependent(self, residual: Floats, factor: Floats, weight: Floats, scale: Scale) -> Floats:
+        merged, rows = rolled(residual, weight, scale.windows)
+        widened, _ = rolled(factor, weight, scale.windows)
+        own = self._measures.unit * (1 / np.maximum(rows, 1)[:, None] + 1 / self._measures.rows)
+        z = np.abs(merged) / (np.sqrt((scale.between + own) * widened) * scale.inflation)
+        p = 2 * stats.t.sf(z, scale.freedom)
+        mean, deviation, inflation = scale.shape
+        shape = stats.t.sf((self._shape(z) - mean) / (deviation * inflation), scale.shape_freedom)
+        return self._families(p, shape, rows, scale.windows)
+
+    def _independent(self, counts: Counts, k: int) -> Floats:
+        merged = rolled_counts(counts, k)
+        measured = self._measures.of(merged)
+        rows = measured.weight
+        variance = self._guard * self._measures.unit * (1 / np.maximum(rows, 1)[:, None] + 1 / self._measures.rows)
+        z = np.abs(measured.values - self._measures.expected) / np.sqrt(variance)
+        p = 2 * stats.norm.sf(z)
+        ranks = self._measures.ranks
+        close = z[:, ranks:] > 3.0
+        if close.any() and self._guard <= 1:
+            p[:, ranks:][close] = self._exact(self._measures.grouped(merged), rows, close)
+        shape = stats.chi2.sf(z[:, ranks:] ** 2 @ self._cell_weight, self._freedom)
+        return self._families(p, shape, rows, k)
+
+    def _exact(self, grouped: Floats, rows: Floats, close: NDArray[np.bool_]) -> Floats:
+        """Two-sided binomial tails of the cells in question, since the normal ones are too light far out."""
+        window, cell = np.nonzero(close)
+        share = np.clip(self._measures.shares[cell], 0.5 / self._measures.rows, 1.0)
+        count, total = grouped[window, cell], rows[window]
+        tail = np.minimum(stats.binom.cdf(count, total, share), stats.binom.sf(count - 1, total, share))
+        p: Floats = np.minimum(2 * tail, 1.0)
+        return p
+
+    def _families(self, p: Floats, shape: Floats, rows: Floats, k: int) -> Floats:
+        ranks = self._measures.ranks
+        tested = np.ones((len(rows), 4))
+        if ranks:
+            tested[:, [LOCATION, SPREAD]] = p[:, :ranks]
+        cells = p.shape[1] - ranks
+        if cells > 1:
+            tested[:, SHAPE] = shape
+            tested[:, CELLS] = p[:, ranks:].min(axis=1) * (cells if cells > 2 else 1)
+        tested[rows <= 0] = 1.0
+        tested[: k - 1] = 1.0
+        return np.minimum(tested, 1.0)
+
+
+def rolled(values: Floats, weight: Floats, k: int) -> tuple[Floats, Floats]:
+    """Weighted means of each row and the k - 1 before it, and their weights; the first k - 1 are means of what there is.
+
+    `values` has shape (W, S), `weight` (W,).
+    """
+    if k == 1:
+        return values, weight
+    total = np.cumsum(np.concatenate([np.zeros((1, values.shape[1])), values * weight[:, None]]), axis=0)
+    mass = np.cumsum(np.concatenate([[0.0], weight]))
+    end = np.arange(1, len(weight) + 1)
+    start = np.maximum(end - k, 0)
+    rows = mass[end] - mass[start]
+    return (total[end] - total[start]) / np.maximum(rows, 1.0)[:, None], rows
+
+
+def rolled_counts(counts: Counts, k: int) -> Counts:
+    """Counts of each window and the k - 1 before it merged (fewer for the first ones)."""
+    if k == 1:
+        return counts
+    total = np.cumsum(np.concatenate([np.zeros((1, *counts.shape[1:]), dtype=np.int64), counts]), axis=0)
+    end = np.arange(1, len(counts) + 1)
+    merged: Counts = total[end] - total[np.maximum(end - k, 0)]
+    return merged
+
+
+def _inflation(largest: Floats, draws: float, freedom: Floats) -> Floats:
+    """How far the largest |z| of so many draws is above the median largest one of t."""
+    usual = stats.t.isf((1 - 0.5 ** (1 / draws)) / 2, freedom)
+    return np.asarray(np.maximum(largest / usual, 1.0))

@@ -1,0 +1,183 @@
+"""Events that ought to be rare: values that are missing, levels never seen, numbers out of range, a feature stuck at one value."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from mlops_assets.core.monitoring.dispersion import FEWEST_BLOCKS, SIGNIFICANT, rolled_counts, scales_for
+from mlops_assets.core.monitoring.measures import Counts, Floats
+from mlops_assets.core.monitoring.season import Seasons
+
+MISSING_FLOOR = 0.01  # an excess of less than a point is nobody's concern
+RARE_ROWS = 3
+RARE_SHARE = 0.002
+_MOSTLY = 0.5
+_WILD_SHARE = 0.2
+
+
+def rare_tail(count: Floats, rows: Floats, seen: float, of: float, phi: float = 1.0) -> Floats:
+    """P(as many or more) of a rare event, given how often the reference had it: the gamma-Poisson predictive tail.
+
+    With Jeffreys' prior the rate given `seen` events in `of` rows is gamma with shape seen + ½, so that the count in `rows` new
+    rows is negative binomial (Gelman et al., Bayesian Data Analysis, 2.7). Bursts of mean size `phi` count as one event each.
+
+    Parameters
+    ----------
+    count, rows
+        (W,): events and rows of the windows.
+    """
+    events = np.ceil(count / phi)
+    rate = stats.nbinom.sf(events - 1, seen / phi + 0.5, of / (of + np.maximum(rows, 1.0)))
+    return np.where(count > 0, rate, 1.0)
+
+
+class MissingRate:
+    """Is more missing than in the reference?
+
+    Where the reference's blocks scatter no more than draws do, by the binomial tail or, where it is rare, the gamma-Poisson one;
+    else arcsin √share (Anscombe 1948) against the blocks' own scatter, in which each of the last k windows must be high.
+    """
+
+    def __init__(self, missing: Counts, rows: Floats, phase: Floats, seen: float, of: float) -> None:
+        self.seen, self.of = seen, max(of, 1.0)
+        self.share = seen / self.of
+        self.scales = scales_for(len(missing))
+        self.largest = float((missing / np.maximum(rows, 1.0)).max(initial=0.0))
+        self._blocks = len(missing)
+        self.overdispersed = self._blocks >= 2 and self._dispersed(missing.astype(np.float64), rows)
+        if self.overdispersed:
+            self._seasons = Seasons.fit(_angle(missing, rows), rows, phase)
+            self._learned = {k: self._learn(self._seasons.residuals, rows, k) for k in self.scales}
+
+    def test(self, missing: Counts, rows: Floats, phase: Floats) -> dict[int, Floats]:
+        """p-values (W,) of consecutive windows at every scale; 1 where less than a point more is missing."""
+        if self.overdispersed:
+            expected, factor = self._seasons.expected(phase)
+            residual = (_angle(missing, rows) - expected)[:, 0]
+        found = {}
+        for k in self.scales:
+            count, total = (
+                rolled_counts(missing, k).astype(np.float64),
+                rolled_counts(rows.astype(np.int64), k).astype(np.float64),
+            )
+            if self.overdispersed:
+                between, freedom, inflation, mean = self._learned[k]
+                sampling = 0.25 / np.maximum(rows, 1.0) + 0.25 / self.of
+                z = (_lowest(residual, k) - mean) / (np.sqrt((between + sampling) * factor[:, 0]) * inflation)
+                p = stats.t.sf(z, freedom)
+            elif self.seen < 50:
+                p = rare_tail(count, total, self.seen, self.of)
+            else:
+                share = stats.beta.ppf(0.99, self.seen + 0.5, self.of - self.seen + 0.5)  # the reference's own error
+                p = stats.binom.sf(count - 1, total, share)
+            excess = count / np.maximum(total, 1.0) - self.share
+            p = np.where(excess >= MISSING_FLOOR, p, 1.0)
+            if k == 1 and self.largest < _MOSTLY / 2 and self._blocks >= FEWEST_BLOCKS:
+                p = np.where(count > _MOSTLY * total, 0.0, p)  # a dead feed needs no test
+            p[: k - 1] = 1.0
+            found[k] = p
+        return found
+
+    def _dispersed(self, missing: Floats, rows: Floats) -> bool:
+        smallest = 1.0
+        for k in self.scales:
+            count = rolled_counts(missing.astype(np.int64), k)[k - 1 :: k]
+            total = rolled_counts(rows.astype(np.int64), k)[k - 1 :: k]
+            share = count.sum() / max(total.sum(), 1)
+            variance = total * share * (1 - share)
+            used = variance > 0
+            if used.sum() > 1:
+                pearson = float(((count - total * share)[used] ** 2 / variance[used]).sum())
+                # few events make the statistic long-tailed: its own mean and variance (Haldane 1937) instead of χ²'s
+                mean = float(used.sum() - 1)
+                own = 2 * mean + float((1 / variance[used]).sum())
+                smallest = min(smallest, float(stats.chi2.sf(pearson * 2 * mean / own, 2 * mean**2 / own)))
+        return smallest < SIGNIFICANT / len(self.scales)
+
+    def _learn(self, residuals: Floats, rows: Floats, k: int) -> tuple[float, float, float, float]:
+        lowest = _lowest(residuals[:, 0], k)[k - 1 :]
+        mean = float(lowest.mean())
+        sampling = 0.25 * float(np.mean(1 / np.maximum(rows, 1.0)))
+        between = max(float(lowest.var()) - sampling, 0.0)
+        freedom = max(self._blocks / k - 1, 1.0)
+        usual = stats.t.isf(1 - 0.5 ** (k / self._blocks), freedom)
+        inflation = max(float((lowest - mean).max()) / np.sqrt(between + sampling) / usual, 1.0)
+        return between, freedom, inflation, mean
+
+
+class UnseenRate:
+    """Do levels come that the reference never had, more than new ones come in it?
+
+    The share of rows with a level that is new in fresh rows is estimated by the levels seen once (Good 1953), the bursts in which
+    new levels come by the rows of a block whose level no other block has.
+    """
+
+    def __init__(self, levels: Counts, rows: Floats, singletons: float, of: float, crowded: bool) -> None:
+        alone = levels * (levels == levels.sum(axis=0))
+        novel = alone.sum(axis=1).astype(np.float64)
+        self.of = max(of, 1.0)
+        self.seen = max(float(novel.sum()), singletons) if len(novel) else singletons
+        expected = np.maximum(self.seen * rows / self.of, 1e-9)
+        burst = float(((novel - expected) ** 2 / expected).mean()) if len(novel) >= FEWEST_BLOCKS else 1.0
+        self.phi = max(burst, 1.0)
+        self.largest = float((novel / np.maximum(rows, 1.0)).max(initial=0.0))
+        # where the rarest levels share a cell, their own comings and goings are not known block by block
+        self.floor = max(RARE_SHARE, 10 * singletons / self.of if crowded else 0.0)
+
+    def test(self, unseen: Counts, rows: Floats) -> Floats:
+        """p-values (W,); 1 below three rows, a share of .2 %, or twice the largest block's share."""
+        count = unseen.astype(np.float64)
+        p = rare_tail(count, rows, self.seen, self.of, self.phi)
+        share = count / np.maximum(rows, 1.0)
+        return np.where((count >= RARE_ROWS) & (share >= self.floor) & (share > 2 * self.largest), p, 1.0)
+
+
+class RangeRate:
+    """Do numbers lie below or above everything in the reference?
+
+    Extremes are broken again and again by slow series, so that there two windows in a row or a fifth of the rows are asked for.
+    """
+
+    def __init__(self, low: float, high: float, of: float, wanders: bool) -> None:
+        self.low, self.high, self.of, self.wanders = low, high, max(of, 1.0), wanders
+
+    def test(self, outside: Counts, rows: Floats, minimum: Floats, maximum: Floats) -> Floats:
+        """p-values (W,); 1 below three rows or .2 %, or where an extreme that wanders is passed only once and by few."""
+        count = outside.astype(np.float64)
+        share = count / np.maximum(rows, 1.0)
+        enough = (count >= RARE_ROWS) & (share >= RARE_SHARE)
+        width = max(self.high - self.low, 0.0)
+        far = (maximum > self.high + width) | (minimum < self.low - width)
+        if self.wanders:
+            again = enough & np.concatenate([[False], enough[:-1]])
+            enough = again | (enough & ((share >= _WILD_SHARE) | far))
+        # the reference's own two extremes are the two rows that were out of range once
+        return np.where(enough, rare_tail(count, rows, 2.0, self.of), 1.0)
+
+
+def stuck(valid: Counts, whole: Counts, min_rows: int) -> NDArray[np.bool_]:
+    """Which windows with one single value, (W,), cannot have it by chance: so many rows at the commonest value are unlikely (1e-9).
+
+    Parameters
+    ----------
+    valid
+        (W, cells): counts of the cells with a value.
+    whole
+        (cells,): the reference's.
+    """
+    rows = valid.sum(axis=1)
+    largest = float(whole.max(initial=0)) / max(float(whole.sum()), 1.0)
+    return np.asarray((rows >= min_rows) & (rows * np.log(max(largest, 1e-12)) < np.log(1e-9)))
+
+
+def _angle(missing: Counts, rows: Floats) -> Floats:
+    share = (missing + 0.375) / (np.maximum(rows, 1.0) + 0.75)
+    return np.asarray(np.arcsin(np.sqrt(np.minimum(share, 1.0))))[:, None]
+
+
+def _lowest(residual: Floats, k: int) -> Floats:
+    """The smallest of each residual and the k - 1 before it; of the first ones, of what there is."""
+    lowest = residual.copy()
+    for back in range(1, k):
+        lowest[back:] = np.minimum(lowest[back:], residual[:-back])
+    return lowest
