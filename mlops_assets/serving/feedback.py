@@ -34,6 +34,8 @@ def _record(manifest: Manifest, item: LabelItem, received_at: datetime) -> Label
         raise Refusal(422, "missing_field", "give the prediction's id, or both its entity and its event_time", "id")
     if item.id is not None and (item.entity is not None or item.event_time is not None):
         raise Refusal(422, "invalid_value", "give either the id, or the entity and the event_time, not both", "id")
+    if isinstance(item.value, int) and not -(2**63) <= item.value < 2**63:
+        raise Refusal(422, "invalid_value", "expected a whole number of at most 64 bits", "value")
     name = item.name or manifest.label
     return LabelRecord(
         model=manifest.model,

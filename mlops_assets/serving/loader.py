@@ -22,7 +22,7 @@ from mlops_assets.serving.metrics import ModelMetrics, count_refused, show_relea
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.state import LiveModel, ServingState, Snapshot
 from mlops_assets.stores.bundles import Bundle, BundleError, BundleStore
-from mlops_assets.stores.releases import ReleaseStore
+from mlops_assets.stores.releases import ReleaseDamaged, ReleaseStore
 from mlops_assets.stores.workers import LoadedRelease, WorkerState, WorkerStore
 
 logger = logging.getLogger("bentoml.mlops_assets.loader")
@@ -43,11 +43,8 @@ class ReleaseSource:
     def __init__(self, releases: ReleaseStore, bundles: BundleStore, carried: Path):
         self._releases = releases
         self._bundles = (bundles, BundleStore(carried / "bundles"))
-        self._carried = {
-            plan.model: plan
-            for file in sorted((carried / "plans").glob("*.json"))
-            for plan in [msgspec.json.decode(file.read_bytes(), type=ReleasePlan)]
-        }
+        plans = [_carried_plan(file) for file in sorted((carried / "plans").glob("*.json"))]
+        self._carried = {plan.model: plan for plan in plans}
 
     def stamp(self) -> object:
         return self._releases.stamp()
@@ -165,6 +162,13 @@ class ReleaseLoader:
                 logger.info("%s: release %d, version %d is live", model, live.plan.release, live.manifest.version)
             models[model] = live
         self._state.snapshot = Snapshot(models, errors)
+
+
+def _carried_plan(file: Path) -> ReleasePlan:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=ReleasePlan)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ReleaseDamaged(f"{file} is not a release plan ({error}): build the Bento again") from error
 
 
 def _load(source: ReleaseSource, model: str, former: LiveModel | None) -> LiveModel:

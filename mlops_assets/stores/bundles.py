@@ -165,7 +165,7 @@ def _decode(encoded: bytes, source: Path) -> Manifest:
                 f"{source}: bundle format {found}, this program reads {FORMAT}: install the matching release"
             )
         return msgspec.json.decode(encoded, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{source}: {MANIFEST} is not valid: {error}") from error
 
 

@@ -152,7 +152,14 @@ class Registry:
 
     @staticmethod
     def _moves(facts: VersionFacts, alias: str) -> list[AliasMove]:
-        return msgspec.json.decode(facts.tags.get(_ALIASED + alias, "[]"), type=list[AliasMove])
+        tag = _ALIASED + alias
+        try:
+            return msgspec.json.decode(facts.tags.get(tag, "[]"), type=list[AliasMove])
+        except msgspec.DecodeError as error:
+            raise ValueError(
+                f"the tag {tag} of version {facts.version} (run {facts.run_id}) is no history of an alias ({error}): "
+                "restore it, or delete it and with it what it told"
+            ) from error
 
     def log_text(self, run_id: str, text: str, file: str) -> None:
         self.client.log_text(run_id, text, file)

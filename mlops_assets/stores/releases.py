@@ -104,7 +104,7 @@ class ReleaseStore:
             return None
         try:
             return msgspec.json.decode(path.read_bytes(), type=_Pointer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ReleaseDamaged(f"{path} is not a release pointer ({error}): restore it from a backup") from error
 
     def _read(self, model: str, release: int, sha256: str | None = None) -> ReleasePlan:
@@ -118,7 +118,7 @@ class ReleaseStore:
             )
         try:
             plan = msgspec.json.decode(encoded, type=ReleasePlan)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ReleaseDamaged(f"{path} is not a release plan ({error}): restore it from a backup") from error
         if (plan.model, plan.release) != (model, release):
             raise ReleaseDamaged(f"{path} holds release {plan.release} of {plan.model}: restore it from a backup")

@@ -90,7 +90,7 @@ def _read(path: Path) -> WorkerState | None:
         return None
     try:
         return msgspec.json.decode(encoded, type=WorkerState)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WorkerError(
             f"{path} is not a worker's report ({error}): restart that worker, or delete the file"
         ) from error

@@ -349,6 +349,7 @@ class TestFeedback:
             ({"id": "a", "value": 2}, "value"),
             ({"id": "a", "value": "1"}, "value"),
             ({"id": "a", "value": None}, "value"),
+            ({"id": "a", "value": 2**63, "name": "revenue"}, "value"),
             ({"id": "a"}, "value"),
             ({"value": 1}, "id"),
             ({"value": 1, "entity": "UA 12"}, "id"),
@@ -362,6 +363,7 @@ class TestFeedback:
     def test_a_bad_label_is_refused_with_all_that_came_with_it(
         self, app: AppUnderTest, label: dict[str, Any], field: str
     ):
+        """A whole number that the log cannot hold was once answered with 500."""
         one = app.post("/v1/models/delay/feedback", label)
         many = app.post("/v1/models/delay/feedback", {"labels": [{"id": "b", "value": 1}, label]})
 
@@ -369,7 +371,14 @@ class TestFeedback:
         assert (many.status_code, error_of(many)["field"]) == (422, f"labels[1].{field}")
         assert app.labels() == []
 
-    @pytest.mark.parametrize(("value", "status"), [(12, 200), (-3.5, 200), (True, 422), ("12", 422)])
+    @pytest.mark.parametrize("route", ["predict", "feedback"])
+    def test_text_that_is_no_utf8_is_refused_in_words(self, shared_app: AppUnderTest, route: str):
+        for body in (b'{"id":"\xff"}', b'{"\xff":1}', b'{"rows":[{"id":"\xc3("}]}', b'{"labels":[{"id":"\xc3("}]}'):
+            response = shared_app.post(f"/v1/models/delay/{route}", body)
+            assert 400 <= response.status_code < 500
+            assert error_of(response)["message"] in ("the body is not UTF-8 text", "there is no such field")
+
+    @pytest.mark.parametrize(("value", "status"), [(12, 200), (-3.5, 200), (True, 422), ("12", 422), (10**400, 422)])
     def test_a_regressions_label_is_a_number(self, tmp_path: Path, value: Any, status: int):
         home = Home(tmp_path)
         release(home, small_model("delay", "regression"))

@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 from mlops_assets.core.rollout import Release, ReleasePlan
+from mlops_assets.serving.loader import ReleaseSource
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
+from mlops_assets.stores.releases import ReleaseDamaged, ReleaseStore
 from mlops_assets.stores.workers import WorkerStore
 from mlops_assets_tests.serving.factory import corrupt, publish, release, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest
@@ -118,6 +120,14 @@ def test_carried_plans_answer_where_no_store_is_in_reach(home: Home, tmp_path: P
     carried = carry(tmp_path / "carried", release(home, small_model()), home)
     with AppUnderTest(Home(tmp_path / "elsewhere"), carried) as app:
         assert app.predict(small_model().request_rows(1)[0]).json()["release"] == 1
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"model":"\xff"}'])
+def test_a_carried_plan_that_cannot_be_read_is_named(home: Home, tmp_path: Path, content: bytes):
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "delay.json").write_bytes(content)
+    with pytest.raises(ReleaseDamaged, match=r"delay\.json is not a release plan .*build the Bento again"):
+        ReleaseSource(ReleaseStore(home.releases), BundleStore(home.bundles), tmp_path)
 
 
 def test_a_newer_plan_in_the_store_wins_over_the_carried_one(home: Home, tmp_path: Path):

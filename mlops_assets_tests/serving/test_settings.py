@@ -9,7 +9,9 @@ def test_defaults_hold_where_nothing_is_set():
 
 
 def test_variables_are_read():
-    settings = ServingSettings.from_environment({"MLOPS_LOG_DURABILITY": "disk", "MLOPS_LOG_SEGMENT_SECONDS": "2", "MLOPS_MAX_ROWS": "5"})
+    settings = ServingSettings.from_environment(
+        {"MLOPS_LOG_DURABILITY": "disk", "MLOPS_LOG_SEGMENT_SECONDS": "2", "MLOPS_MAX_ROWS": "5"}
+    )
     assert (settings.log_durability, settings.log_segment_seconds, settings.max_rows) == ("disk", 2.0, 5)
 
 

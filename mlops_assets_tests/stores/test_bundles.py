@@ -150,6 +150,14 @@ def test_a_bundle_of_another_format_says_so(store, tmp_path):
         store.add_folder(folder)
 
 
+@pytest.mark.parametrize("content", [b"{", b'{"format":1,"model":"\xff"}', b'{"format":1}'])
+def test_a_folder_without_a_valid_manifest_is_not_imported(store, tmp_path, content):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"broken.*manifest\.json is not valid"):
+        store.add_folder(tmp_path / "broken")
+
+
 def test_a_manifest_naming_files_outside_the_bundle_is_refused(store, tmp_path):
     (tmp_path / "secret").write_bytes(b"")
     folder = shutil.copytree(store.path(store.put(MANIFEST, {})), tmp_path / "hostile")

@@ -143,6 +143,20 @@ def test_what_is_not_there_says_what_to_run(lake: Lake) -> None:
     assert not lake.has("other", "raw_data")
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"at": "\xff"}', b"[]"])
+def test_what_is_damaged_names_its_file_and_what_to_run(tmp_path: Path, content: bytes) -> None:
+    """The errors of the parsers named neither."""
+    lake = Lake(str(tmp_path))
+    document = Path(lake.write_document("delay", "plan", Document(NOON, 1)))
+    table = Path(lake.write_table("delay", "raw_data", pd.DataFrame({"x": [1]})))
+    document.write_bytes(content)
+    table.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{document} cannot be read .*materialise delay/plan again"):
+        lake.read_document("delay", "plan", Document)
+    with pytest.raises(ValueError, match=rf"{table} cannot be read .*materialise delay/raw_data again"):
+        lake.read_table("delay", "raw_data")
+
+
 def test_a_write_that_fails_leaves_the_old_table_and_no_rubbish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

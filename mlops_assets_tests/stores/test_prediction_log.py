@@ -476,18 +476,20 @@ def framed(payload: bytes) -> bytes:
 
 
 UNKNOWN = framed(msgspec.msgpack.encode({"kind": "from the future"}))
+NO_UTF8 = framed(msgspec.msgpack.encode(prediction(9)).replace(b"request-000009", b"\xff" * 14))
 
 
-def test_a_record_of_an_unknown_kind_is_damage_not_a_crash(log):
+@pytest.mark.parametrize("strange", [UNKNOWN, NO_UTF8])
+def test_a_record_that_cannot_be_understood_is_damage_not_a_crash(log, strange):
     path = written(log.root, prediction(0), prediction(1), prediction(2))
     content = path.read_bytes()
     second = content.index(b"\xf5\xc0\xff\xc1", 20)
-    path.write_bytes(content[:second] + UNKNOWN + content[second:])
+    path.write_bytes(content[:second] + strange + content[second:])
     with pytest.raises(LogError, match="not a record this program knows"):
         list(log.records())
     skipped: list[Damage] = []
     assert len(list(log.records(skipped=skipped))) == 3
-    assert [damage.bytes for damage in skipped] == [len(UNKNOWN)]
+    assert [damage.bytes for damage in skipped] == [len(strange)]
 
 
 def test_recovery_keeps_records_of_a_kind_it_does_not_know(log):

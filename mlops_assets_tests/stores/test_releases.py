@@ -94,21 +94,24 @@ def test_the_stamp_tells_a_store_started_afresh_from_the_former(store):
 
 
 def test_damage_is_named(store):
+    """Bytes that are no UTF-8 once came out as a bare UnicodeDecodeError."""
     store.publish(plan(1))
     store.publish(plan(2))
     folder = store.root / "flight_delay"
     (folder / "00000002.json").write_bytes((folder / "00000002.json").read_bytes().replace(b"passed", b"failed"))
     with pytest.raises(ReleaseDamaged, match=r"00000002\.json does not have the hash"):
         store.current("flight_delay")
-    (folder / "00000001.json").write_bytes(b"{")
-    with pytest.raises(ReleaseDamaged, match=r"00000001\.json is not a release plan"):
-        store.get("flight_delay", 1)
+    for content in (b"{", b'{"model":"\xff"}'):
+        (folder / "00000001.json").write_bytes(content)
+        with pytest.raises(ReleaseDamaged, match=r"00000001\.json is not a release plan"):
+            store.get("flight_delay", 1)
     (folder / "00000001.json").unlink()
     with pytest.raises(ReleaseDamaged, match=r"00000001\.json is missing"):
         store.history("flight_delay")
-    (folder / "current").write_bytes(b"")
-    with pytest.raises(ReleaseDamaged, match="is not a release pointer"):
-        store.current("flight_delay")
+    for content in (b"", b'{"release":1,"sha256":"\xff"}'):
+        (folder / "current").write_bytes(content)
+        with pytest.raises(ReleaseDamaged, match="is not a release pointer"):
+            store.current("flight_delay")
 
 
 @pytest.mark.parametrize("published", [0, 1])

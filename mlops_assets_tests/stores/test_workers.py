@@ -75,9 +75,10 @@ def test_an_unreadable_report_is_named_and_an_empty_one_is_of_before_a_power_los
     store.report(state())
     (store.root / "empty.json").write_bytes(b"")
     assert store.live(NOW, MAX_AGE) == (state(),)
-    (store.root / "torn.json").write_bytes(b'{"worker":')
-    with pytest.raises(WorkerError, match=r"torn\.json is not a worker's report"):
-        store.live(NOW, MAX_AGE)
+    for content in (b'{"worker":', b'{"worker":"\xff"}'):
+        (store.root / "torn.json").write_bytes(content)
+        with pytest.raises(WorkerError, match=r"torn\.json is not a worker's report"):
+            store.live(NOW, MAX_AGE)
 
 
 @pytest.mark.parametrize("name", ["", "../w", ".incoming-1", "a/b", "a b"])
