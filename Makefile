@@ -61,6 +61,39 @@ lock: ## resolve requirements.lock again from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --generate-hashes --no-emit-index-url --no-strip-extras --python-version 3.11 \
 		--output-file requirements.lock
 
+# --no-deps: the lock is complete, and pip's resolver does not see that `pandas[parquet]==…` pins `pandas` too
+.venv-bench/.installed: benchmarks/requirements.lock
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --no-deps --require-hashes --requirement benchmarks/requirements.lock
+	@touch $@
+
+.PHONY: .venv-bench
+.venv-bench: .venv-bench/.installed ## make .venv-bench: our requirements and the peers that benchmarks/ compares with
+
+.PHONY: bench-monitoring
+bench-monitoring: bench-monitoring-speed bench-drift-detection bench-estimation bench-labelled-decay ## the four benchmarks of the monitors against their peers
+
+.PHONY: bench-monitoring-speed
+bench-monitoring-speed: .venv-bench ## how fast a window is judged, and in how much memory
+	.venv-bench/bin/python -m benchmarks.monitoring_speed
+
+.PHONY: bench-drift-detection
+bench-drift-detection: .venv-bench ## false alarms and delay of the drift detector
+	.venv-bench/bin/python -m benchmarks.drift_detection
+
+.PHONY: bench-estimation
+bench-estimation: .venv-bench ## performance estimated without labels, against what came true
+	.venv-bench/bin/python -m benchmarks.estimation
+
+.PHONY: bench-labelled-decay
+bench-labelled-decay: .venv-bench ## false alarms and delay of the performance test
+	.venv-bench/bin/python -m benchmarks.labelled_decay
+
+.PHONY: lock-bench
+lock-bench: ## resolve benchmarks/requirements.lock again from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra bench --generate-hashes --no-emit-index-url --no-strip-extras --python-version 3.11 \
+		--output-file benchmarks/requirements.lock
+
 .PHONY: clean
 clean: ## remove local state, caches and test artifacts; keeps .venv
 	rm -rf .mlops .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-artifacts build dist .tmp_dagster_home_*
