@@ -1,0 +1,290 @@
+"""The verdict on one window: what its data and its answers say, in words a person can act on.
+
+Decides from finished reports; how drift and performance are tested is told in `drift.py` and `performance.py`, and what is done
+about a verdict is not decided here.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from mlops_assets.core.evaluation import PairedComparison
+from mlops_assets.core.monitoring.drift import DriftReport, FeatureDrift
+from mlops_assets.core.monitoring.estimation import Estimate
+from mlops_assets.core.monitoring.performance import PerformanceReport, PerformanceSums
+from mlops_assets.core.spec import ModelSpec
+
+Verdict = Literal["healthy", "degrading", "unhealthy", "failed", "insufficient data"]
+_BAD: tuple[Verdict, ...] = ("healthy", "degrading", "unhealthy", "failed")
+
+FAILED_REQUESTS, ALL_REQUESTS_FAILED = 0.05, 0.5
+SEVERE = 5  # floors above the expected loss at which one window is enough
+FEED_DEAD = 0.5  # share of model importance in broken features at which nothing can be said of the model
+OUTSIDE = 0.2  # share of values outside the reference's range that speaks of another unit rather than of a wider world
+
+
+class DataHealth(msgspec.Struct, frozen=True):
+    """What the data of one window look like beside those the model was trained on.
+
+    `culprits` are the features behind the verdict, the most important first. `drift` is None where there are too few rows.
+    """
+
+    model: str
+    window: str
+    begin: datetime
+    end: datetime
+    version: int | None
+    bundle: str | None
+    rows: int
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    culprits: tuple[str, ...]
+    broken: tuple[str, ...]
+    confidence: str
+    drift: DriftReport | None
+
+
+class Cohort(msgspec.Struct, frozen=True):
+    """How much of a window's truth is known.
+
+    `matured` are the answers whose label delay has passed at the newest event time, `labelled` those with a label, whenever it came.
+    """
+
+    answered: int
+    matured: int
+    labelled: int
+
+    @property
+    def is_matured(self) -> bool:
+        """Has the delay passed for all of them?"""
+        return self.answered > 0 and self.matured == self.answered
+
+    @property
+    def coverage(self) -> float:
+        """Share of the answers that have a label; late labels are selected labels."""
+        return self.labelled / self.answered if self.answered else 0.0
+
+
+class ServiceRecord(msgspec.Struct, frozen=True):
+    """What the log says of the service itself; latencies in milliseconds inside the service, NaN where nothing was answered."""
+
+    requests: int
+    failed: int
+    shed: int
+    latency_p50_ms: float
+    latency_p99_ms: float
+
+
+class ScoreShift(msgspec.Struct, frozen=True):
+    """The distribution of the answers beside that on the held-out rows."""
+
+    mean: float
+    reference_mean: float
+    psi: float
+    alarm: bool
+    reason: str
+
+
+class Former(msgspec.Struct, frozen=True):
+    """The champion before this one, asked again on the same logged rows."""
+
+    version: int
+    comparison: PairedComparison
+    is_better: bool
+
+
+class ModelHealth(msgspec.Struct, frozen=True):
+    """How good the answers of one window were, or are thought to be.
+
+    `realised` holds every metric of the task on the labelled answers, `estimated` what can be said without labels, by the way named
+    in `estimated_by`. `sums` are the merged losses that later windows are tested together with.
+    """
+
+    model: str
+    window: str
+    begin: datetime
+    end: datetime
+    version: int | None
+    bundle: str | None
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    cohort: Cohort
+    service: ServiceRecord
+    realised: dict[str, float]
+    estimated: dict[str, Estimate]
+    estimated_by: str
+    reference: dict[str, float]
+    performance: PerformanceReport | None
+    scores: ScoreShift | None
+    former: Former | None
+    sums: PerformanceSums | None
+
+    @property
+    def decayed(self) -> bool:
+        return self.performance is not None and self.performance.decayed
+
+
+class DataVerdict(msgspec.Struct, frozen=True):
+    """The verdict on a window's data with its reasons, the features behind it, and those whose feed is broken."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    culprits: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+
+
+def judge_data(spec: ModelSpec, rows: int, expected: float | None, report: DriftReport | None) -> DataVerdict:
+    """Data quality condemns at once; drift is graded by its severity and by how much the model leans on the feature.
+
+    Parameters
+    ----------
+    rows
+        Answers in the window.
+    expected
+        Rows that the reference would have in such a window; None where there is no reference.
+    report
+        None where the window has too few rows to be tested, or nothing to be tested against.
+    """
+    if rows == 0:
+        there = "" if expected is None else f", where about {expected:,.0f} rows are usual"
+        return DataVerdict("failed", (f"no traffic came{there}",))
+    if report is None or not report.enough:
+        fewest = spec.monitoring.min_rows
+        why = (
+            f"{rows} rows, fewer than the {fewest} that a verdict needs" if rows < fewest else "nothing to compare with"
+        )
+        return DataVerdict("insufficient data", (why,))
+    broken = tuple(one for one in report.features if _is_broken(spec, one))
+    names = {one.feature for one in broken}
+    worth = 1 / (2 * max(len(report.features), 1))
+    drifted = tuple(
+        one
+        for one in report.features
+        if one.alarm and one.feature not in names and one.severity in ("warning", "critical")
+    )
+    weighty = tuple(one for one in drifted if one.importance >= worth)
+    reasons = [one.reason for one in (*broken, *weighty)]
+    if report.volume.alarm:
+        reasons.append(report.volume.reason)
+    minor = tuple(one for one in report.features if one.alarm and one not in broken and one not in weighty)
+    culprits = tuple(one.feature for one in (*broken, *weighty, *minor))
+    verdict: Verdict = "healthy"
+    if weighty or report.volume.alarm:
+        verdict = "degrading"
+    if broken:
+        verdict = "failed" if sum(one.importance for one in broken) >= FEED_DEAD else "unhealthy"
+    if verdict == "healthy":
+        reasons.append("the data are those of the reference" if not minor else _of_little_weight(minor))
+    elif minor:
+        reasons.append(_of_little_weight(minor))
+    return DataVerdict(verdict, tuple(reasons), culprits, tuple(names_in_order(broken)))
+
+
+def names_in_order(features: Sequence[FeatureDrift]) -> list[str]:
+    return [one.feature for one in features]
+
+
+def _of_little_weight(features: Sequence[FeatureDrift]) -> str:
+    shown = ", ".join(one.feature for one in features[:4]) + (" and more" if len(features) > 4 else "")
+    return f"differences that are small, or in features of little weight: {shown}"
+
+
+def _is_broken(spec: ModelSpec, one: FeatureDrift) -> bool:
+    """Is the feed to be suspected, rather than the world?"""
+    limit = spec.imputation.alarm_above
+    missing = one.missing_rate > limit and one.missing_rate > one.reference_missing_rate + 0.01 and one.alarm
+    outside = one.alarm and (one.out_of_range_share > OUTSIDE or one.unseen_share > OUTSIDE)
+    return missing or outside or one.stuck
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """All that the verdict on a model's answers in one window may look at.
+
+    `decayed_before` counts the decayed windows among the `monitoring.confirm.of - 1` before this one. `estimate_alarm` says why the
+    estimate without labels is worse than the reference, if it is.
+    """
+
+    cohort: Cohort
+    service: ServiceRecord
+    performance: PerformanceReport | None
+    decayed_before: int
+    estimate_alarm: str | None
+    former: Former | None
+
+
+def judge_model(spec: ModelSpec, evidence: Evidence) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict and its reasons, the worst first. Labels decide where there are enough of them, the estimate where they are not due.
+
+    Performance needs significance, the declared floor, and the declared number of windows; five floors at once need no second window.
+    """
+    found = [*_of_service(evidence.service), *_of_performance(spec, evidence)]
+    found.sort(key=lambda one: -_rank(one[0]))
+    if not found:
+        return "insufficient data", ("no request came",)
+    return found[0][0], tuple(reason for _, reason in found)
+
+
+def _rank(verdict: Verdict) -> float:
+    # too little to say weighs more than good news and less than any bad
+    return 0.5 if verdict == "insufficient data" else float(_BAD.index(verdict))
+
+
+def _of_service(service: ServiceRecord) -> list[tuple[Verdict, str]]:
+    if not service.requests:
+        return []
+    share = (service.failed + service.shed) / service.requests
+    what = f"{service.failed} of {service.requests} requests failed and {service.shed} were turned away ({share:.1%})"
+    if share >= ALL_REQUESTS_FAILED:
+        return [("failed", what)]
+    return [("unhealthy", what)] if share > FAILED_REQUESTS else []
+
+
+def _of_performance(spec: ModelSpec, evidence: Evidence) -> list[tuple[Verdict, str]]:
+    cohort, rules = evidence.cohort, spec.monitoring
+    if not cohort.answered:
+        return []
+    if cohort.answered < rules.min_rows:
+        return [
+            ("insufficient data", f"{cohort.answered} answers, fewer than the {rules.min_rows} that a verdict needs")
+        ]
+    found: list[tuple[Verdict, str]] = []
+    covered = cohort.coverage >= rules.min_coverage and cohort.labelled >= rules.min_rows
+    report = evidence.performance
+    if report is not None and covered:
+        found.append((_decay(spec, report, evidence.decayed_before), report.reason))
+    elif cohort.is_matured:
+        found.append(
+            (
+                "insufficient data",
+                f"the label feed has dried up: {cohort.labelled} of {cohort.answered} answers have a label ({cohort.coverage:.0%}) "
+                f"though all are due; look at what posts to /feedback",
+            )
+        )
+    else:
+        what = "the estimate without labels is as good as the reference" if evidence.estimate_alarm is None else ""
+        if what:
+            found.append(
+                ("healthy", f"{what}; labels are not due yet ({cohort.labelled} of {cohort.answered} are here)")
+            )
+    if evidence.estimate_alarm is not None and not covered:
+        found.append(("degrading", evidence.estimate_alarm))
+    if evidence.former is not None and evidence.former.is_better:
+        one = evidence.former.comparison
+        found.append(
+            (
+                "degrading",
+                f"version {evidence.former.version} would have been better on the same {one.rows} rows: {one.metric} {one.champion:.4g} "
+                f"against {one.candidate:.4g}",
+            )
+        )
+    return found
+
+
+def _decay(spec: ModelSpec, report: PerformanceReport, before: int) -> Verdict:
+    if not report.decayed:
+        return "healthy"
+    if report.relative >= SEVERE * spec.monitoring.floor:
+        return "unhealthy"
+    return "unhealthy" if before + 1 >= spec.monitoring.confirm.alarms else "degrading"

@@ -1,0 +1,87 @@
+"""The answers of one window as the monitors read them: from the table of live traffic to arrays, with the labels that are known."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops_assets.core.metrics import Floats
+from mlops_assets.core.monitoring.health import ServiceRecord
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.training import encode_label
+
+FEATURE, OUTPUT = "feature.", "output_"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answered rows of one window, and all its requests. `output` has shape (n, K) or (n, 1), in the order of `rows`."""
+
+    rows: pd.DataFrame
+    requests: pd.DataFrame
+    output: Floats
+    version: int | None
+    bundle: str | None
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """The features as they were received, by their own names."""
+        named = [column for column in self.rows.columns if column.startswith(FEATURE)]
+        return self.rows[named].set_axis([name.removeprefix(FEATURE) for name in named], axis="columns")
+
+    def of_one_version(self) -> "Answers":
+        """Those of the version that answered most: where a release came in between, one model's answers are judged, not a mixture."""
+        own = (self.rows["bundle"] == self.bundle).to_numpy()
+        return replace(self, rows=self.rows[own].reset_index(drop=True), output=self.output[own])
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled answers: which rows of the window they are, their truth and output, and when the truth was known."""
+
+    at: NDArray[np.bool_]
+    truth: Floats
+    output: Floats
+    observed: "pd.Series[pd.Timestamp]"
+
+    def known_at(self, moment: datetime) -> "Labelled":
+        known = (self.observed <= pd.Timestamp(moment)).to_numpy()
+        at = self.at.copy()
+        at[at] = known
+        return Labelled(at, self.truth[known], self.output[known], self.observed[known])
+
+
+def answers_of(table: pd.DataFrame) -> Answers:
+    """The champion's answers, or of whoever stood in for it; a challenger's shadow answers nobody."""
+    requests = table[table["role"] != "challenger"].reset_index(drop=True)
+    rows = requests[requests["status"] == 200].reset_index(drop=True)
+    outputs = sorted((name for name in rows if name.startswith(OUTPUT)), key=lambda name: int(name[len(OUTPUT) :]))
+    output = rows[outputs].to_numpy(dtype=np.float64)
+    if rows.empty:
+        return Answers(rows, requests, output, None, None)
+    bundle = str(rows["bundle"].mode().iloc[0])
+    return Answers(rows, requests, output, int(rows.loc[rows["bundle"] == bundle, "version"].iloc[0]), bundle)
+
+
+def labelled_of(spec: ModelSpec, answers: Answers, classes: tuple[str | int, ...]) -> Labelled:
+    """The answers whose label has come; one that is none of the model's classes counts as not labelled."""
+    known = answers.rows["label"].notna() & np.isfinite(answers.output).all(axis=1)
+    if spec.task != "regression":
+        known &= answers.rows["label"].map(str).isin({text for one in classes for text in (str(one), f"{one}.0")})
+    at = known.to_numpy(dtype=bool)
+    labels = answers.rows["label"][at]
+    if spec.task != "regression" and all(isinstance(one, int) for one in classes):
+        labels = labels.astype(float)
+    return Labelled(at, encode_label(spec, labels, classes), answers.output[at], answers.rows["label_observed_at"][at])
+
+
+def service_record(answers: Answers) -> ServiceRecord:
+    """How the service did, whatever the answers were worth."""
+    requests = answers.requests
+    shed = int((requests["status"] == 503).sum())
+    failed = int((requests["status"] >= 500).sum()) - shed
+    latency = answers.rows["latency_ms"]
+    p50, p99 = np.quantile(latency, [0.5, 0.99]) if len(latency) else (float("nan"),) * 2
+    return ServiceRecord(len(requests), failed, shed, float(p50), float(p99))
