@@ -32,7 +32,7 @@ class Answers:
         return self.rows[named].set_axis([name.removeprefix(FEATURE) for name in named], axis="columns")
 
     def of_one_version(self) -> "Answers":
-        """Those of the version that answered most: where a release came in between, one model's answers are judged, not a mixture."""
+        """Those of the version that answered most: a window with a release in it is judged by one model's answers, not a mixture."""
         own = (self.rows["bundle"] == self.bundle).to_numpy()
         return replace(self, rows=self.rows[own].reset_index(drop=True), output=self.output[own])
 
@@ -57,7 +57,9 @@ def answers_of(table: pd.DataFrame) -> Answers:
     """The champion's answers, or of whoever stood in for it; a challenger's shadow answers nobody."""
     requests = table[table["role"] != "challenger"].reset_index(drop=True)
     rows = requests[requests["status"] == 200].reset_index(drop=True)
-    outputs = sorted((name for name in rows if name.startswith(OUTPUT)), key=lambda name: int(name[len(OUTPUT) :]))
+    outputs = sorted(
+        (name for name in map(str, rows) if name.startswith(OUTPUT)), key=lambda name: int(name[len(OUTPUT) :])
+    )
     output = rows[outputs].to_numpy(dtype=np.float64)
     if rows.empty:
         return Answers(rows, requests, output, None, None)
@@ -67,10 +69,10 @@ def answers_of(table: pd.DataFrame) -> Answers:
 
 def labelled_of(spec: ModelSpec, answers: Answers, classes: tuple[str | int, ...]) -> Labelled:
     """The answers whose label has come; one that is none of the model's classes counts as not labelled."""
-    known = answers.rows["label"].notna() & np.isfinite(answers.output).all(axis=1)
+    at = answers.rows["label"].notna().to_numpy(dtype=bool) & np.isfinite(answers.output).all(axis=1)
     if spec.task != "regression":
-        known &= answers.rows["label"].map(str).isin({text for one in classes for text in (str(one), f"{one}.0")})
-    at = known.to_numpy(dtype=bool)
+        texts = {text for one in classes for text in (str(one), f"{one}.0")}
+        at &= answers.rows["label"].map(str).isin(texts).to_numpy(dtype=bool)
     labels = answers.rows["label"][at]
     if spec.task != "regression" and all(isinstance(one, int) for one in classes):
         labels = labels.astype(float)

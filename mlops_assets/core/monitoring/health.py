@@ -179,11 +179,7 @@ def judge_data(spec: ModelSpec, rows: int, expected: float | None, report: Drift
         reasons.append("the data are those of the reference" if not minor else _of_little_weight(minor))
     elif minor:
         reasons.append(_of_little_weight(minor))
-    return DataVerdict(verdict, tuple(reasons), culprits, tuple(names_in_order(broken)))
-
-
-def names_in_order(features: Sequence[FeatureDrift]) -> list[str]:
-    return [one.feature for one in features]
+    return DataVerdict(verdict, tuple(reasons), culprits, tuple(one.feature for one in broken))
 
 
 def _of_little_weight(features: Sequence[FeatureDrift]) -> str:
@@ -271,15 +267,16 @@ def _of_performance(spec: ModelSpec, evidence: Evidence) -> list[tuple[Verdict, 
     if evidence.estimate_alarm is not None and not covered:
         found.append(("degrading", evidence.estimate_alarm))
     if evidence.former is not None and evidence.former.is_better:
-        one = evidence.former.comparison
-        found.append(
-            (
-                "degrading",
-                f"version {evidence.former.version} would have been better on the same {one.rows} rows: {one.metric} {one.champion:.4g} "
-                f"against {one.candidate:.4g}",
-            )
-        )
+        found.append(("degrading", _better_before(evidence.former)))
     return found
+
+
+def _better_before(former: Former) -> str:
+    one = former.comparison
+    return (
+        f"version {former.version} would have been better on the same {one.rows} rows: {one.metric} {one.champion:.4g} against "
+        f"{one.candidate:.4g}"
+    )
 
 
 def _decay(spec: ModelSpec, report: PerformanceReport, before: int) -> Verdict:
