@@ -57,6 +57,53 @@ def test_attributes_that_are_no_mapping_are_refused(tmp_path: Path, attributes: 
     assert str(path) in str(caught.value)
 
 
+def templated(**changes: Any) -> dict[str, Any]:
+    return declaration(**{"source": {"table": "{{ env.FLIGHTS }}/flights.parquet"}, **changes})
+
+
+def test_templates_are_filled_in_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster filled them in, while the command line took them for the path itself."""
+    monkeypatch.setenv("FLIGHTS", "/data")
+    monkeypatch.delenv("DEPTH", raising=False)
+    write(tmp_path / "defs.yaml", templated(description="as deep as {{ env('DEPTH', '3') }}", owner="team:a"))
+    spec = declared_models(tmp_path)["delay"]
+    assert (spec.source.table, spec.description) == ("/data/flights.parquet", "as deep as 3")
+
+
+def test_text_stays_text_whatever_it_looks_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTH", "[3]")
+    write(
+        tmp_path / "defs.yaml",
+        declaration(
+            description="{{ env.DEPTH }}",
+            label={"column": "late", "delay": "2h", "classes": ["0", "1"]},
+            features=[{"name": "carrier", "type": "category", "categories": ["1", "None", "a{b"]}],
+            gates=[],
+        ),
+    )
+    spec = declared_models(tmp_path)["delay"]
+    assert spec.description == "[3]"
+    assert spec.label.classes == ("0", "1")
+    assert spec.features[0].categories == ("1", "None", "a{b")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ env.NOT_THERE }}", "the environment variable NOT_THERE is not set"),
+        ("{{ env('NOT_THERE') }}", "the environment variable NOT_THERE is not set"),
+        ("{{ environment.HOME }}", "'environment' is undefined"),
+        ("{{ env.HOME", "unexpected end of template"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_in_names_file_model_and_field(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path / "defs.yaml", declaration(source={"table": text}))
+    with pytest.raises(ValueError, match=r"model 'delay': source\.table: ") as caught:
+        declared_models(tmp_path)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+
+
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     """The parser's own error once told the line and not the file."""
     path = tmp_path / "defs.yaml"
