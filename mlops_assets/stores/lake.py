@@ -139,7 +139,9 @@ class Lake:
     def _tables(self, model: str, folder: str, detail: bool) -> dict[str, Any]:
         listed = self._list(self._path(model, folder), detail)
         paths = {(one["name"] if detail else one): one for one in listed}
-        return {posixpath.basename(path).removesuffix(".parquet"): one for path, one in paths.items() if _is_table(path)}
+        return {
+            posixpath.basename(path).removesuffix(".parquet"): one for path, one in paths.items() if _is_table(path)
+        }
 
     def _list(self, path: str, detail: bool) -> Any:
         try:
@@ -182,7 +184,11 @@ def encode_table(table: pa.Table, attrs: Mapping[str, Any] | None = None) -> byt
     buffer = pa.BufferOutputStream()
     text = [field.name for field in table.schema if pa.types.is_string(field.type)]
     pq.write_table(
-        table.replace_schema_metadata(metadata), buffer, compression="zstd", use_dictionary=text, row_group_size=ROW_GROUP
+        table.replace_schema_metadata(metadata),
+        buffer,
+        compression="zstd",
+        use_dictionary=text,
+        row_group_size=ROW_GROUP,
     )
     data: bytes = buffer.getvalue().to_pybytes()
     return data

@@ -201,6 +201,22 @@ class PredictionLog:
                 if model is None or record.model == model:
                     yield record
 
+    def sealed(self) -> tuple[str, ...]:
+        """Names of the sealed segments, in order of their creation. What stands under such a name never changes."""
+        return tuple(path.name for path in self._paths(".sealed"))
+
+    def segment(self, name: str, model: str, *, skipped: list[Damage] | None = None) -> Iterator[Record]:
+        """One model's records in one sealed segment, in the order of appending; none when the segment is gone.
+
+        Damage is treated as `records` does, but for that of a segment whose footer says that it holds nothing of the model.
+        """
+        path = self.root / name
+        summed_up = _summed_up(path)
+        if summed_up is None or model in summed_up[0].models:
+            for record in _records(path, skipped):
+                if record.model == model:
+                    yield record
+
     def find(self, record_id: str) -> tuple[PredictionRecord, ...]:
         """The predictions with this id, one per role and version, in the order of serving; empty when there is none.
 

@@ -1,0 +1,484 @@
+"""Every record is in the table of its window once, with the label that counts, whatever happened on the way there."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_assets.operations.live_traffic import (
+    compact,
+    ingest,
+    live_window,
+    live_windows,
+    quarantined,
+    read_window,
+    stale_windows,
+    window_path,
+)
+from mlops_assets.stores.prediction_log import LogError, LogWriter
+from mlops_assets_tests.core.examples import LIVE_FROM
+from mlops_assets_tests.operations.traffic_examples import DAY, FEATURES, HOUR, Traffic, window
+from mlops_assets_tests.stores.test_bundles import FILES, MANIFEST
+
+
+@pytest.fixture
+def traffic(tmp_path: Path) -> Traffic:
+    return Traffic(tmp_path)
+
+
+def test_without_a_log_there_is_nothing(traffic: Traffic) -> None:
+    assert ingest(traffic.stores, [traffic.spec])["delay"].records == 0
+    assert traffic.take() == {}
+    assert live_windows(traffic.spec, traffic.stores) == {}
+    with pytest.raises(FileNotFoundError, match="materialise delay/live_traffic/2024-03-01 first"):
+        traffic.read()
+
+
+def test_a_row_tells_everything_about_an_answer(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1, imputed=("carrier", "seats"), out_of_domain=("temp",)), traffic.label(1))
+    assert list(traffic.take()) == [window(0)]
+    row = traffic.read().iloc[0].to_dict()
+    at = pd.Timestamp(LIVE_FROM + HOUR)
+    assert row == {
+        "id": "r1",
+        "entity": "E1",
+        "event_time": at,
+        "served_at": at,
+        "version": 3,
+        "bundle": traffic.bundle,
+        "release": 1,
+        "rollout": "r-1",
+        "role": "champion",
+        "status": 200,
+        "error": None,
+        "latency_ms": 1.5,
+        "imputed": "carrier,seats",
+        "out_of_domain": "temp",
+        "feature.temp": 11.0,
+        "feature.seats": 100.0,
+        "feature.night": 1.0,
+        "feature.carrier": None,
+        "feature.origin": "EWR",
+        "output_0": 0.4,
+        "output_1": 0.6,
+        "label": 1.0,
+        "label_observed_at": at + HOUR,
+        "label_revision": 0,
+    }
+
+
+def test_a_window_is_summed_up(traffic: Traffic) -> None:
+    failed = {"features": (), "output": (), "latency_ms": 900.0}
+    traffic.segment(
+        traffic.prediction(1, latency_ms=1.0, imputed=("temp",)),
+        traffic.prediction(2, latency_ms=3.0),
+        *[traffic.prediction(3 + n, status=status, **failed) for n, status in enumerate((422, 503, 429, 500))],
+        traffic.label(1),
+        traffic.label(3),
+    )
+    traffic.take()
+    about = live_window(traffic.spec, traffic.stores, window(0))
+    assert (about.rows, about.answered, about.labelled, about.coverage) == (6, 2, 1, 0.5)
+    assert (about.refused, about.shed, about.failed) == (1, 2, 1)
+    assert (about.imputed_rows, about.latency_p50_ms) == (1, 2.0)
+    assert about.last_event_at == about.last_served_at == LIVE_FROM + 6 * HOUR
+    assert about.last_label_observed_at == LIVE_FROM + 4 * HOUR
+    assert live_windows(traffic.spec, traffic.stores) == {window(0): about}
+    assert pd.read_parquet(window_path(traffic.spec, traffic.stores, window(0))).attrs["content"] == about.content
+
+
+def test_rows_stand_in_the_order_of_event_time(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(5), traffic.prediction(2))
+    traffic.segment(traffic.prediction(3), traffic.prediction(1))
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r1", "r2", "r3", "r5"]
+
+
+def test_some_columns_can_be_read(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(5))
+    traffic.take()
+    assert list(read_window(traffic.spec, traffic.stores, window(0), ["id", "label"])) == ["id", "label"]
+
+
+def test_a_late_label_touches_its_window_alone(traffic: Traffic) -> None:
+    traffic.segment(*[traffic.prediction(24 * day) for day in range(4)])
+    before = traffic.take()
+    assert len(before) == 4
+    traffic.segment(traffic.label(24, hours=900))
+    stale = traffic.take()
+    assert list(stale) == [window(1)]
+    assert stale[window(1)] != before[window(1)]
+    assert traffic.labels(1) == {"r24": 1.0}
+    assert traffic.take() == {}
+
+
+def test_windows_without_traffic_between_others_are_due_too(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(24), traffic.prediction(96), traffic.label_by_event(240))
+    assert {key: content == "empty" for key, content in traffic.take().items()} == {
+        window(1): False,
+        window(2): True,
+        window(3): True,
+        window(4): False,
+    }
+    empty = traffic.read(2)
+    assert len(empty) == 0
+    assert list(empty) == list(traffic.read(1))
+    assert live_window(traffic.spec, traffic.stores, window(2)).coverage is None
+    assert traffic.take() == {}
+
+
+def test_a_segment_is_read_once(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1))
+    first = ingest(traffic.stores, [traffic.spec])["delay"]
+    assert (first.segments, first.records, first.windows, first.finished) == (1, 1, (window(0),), True)
+    assert ingest(traffic.stores, [traffic.spec])["delay"].segments == 0
+    traffic.segment(traffic.prediction(2))
+    assert ingest(traffic.stores, [traffic.spec])["delay"].segments == 1
+
+
+def test_a_budget_stops_between_segments_and_the_rest_comes_next(traffic: Traffic) -> None:
+    for number in range(3):
+        traffic.segment(traffic.prediction(number))
+    taken = [ingest(traffic.stores, [traffic.spec], budget_s=0)["delay"] for _ in range(3)]
+    assert [one.segments for one in taken] == [1, 1, 1]
+    assert [one.finished for one in taken] == [False, False, True]
+    traffic.take()
+    assert len(traffic.read()) == 3
+
+
+def test_removed_segments_are_forgotten_and_their_rows_stay(traffic: Traffic) -> None:
+    path = traffic.segment(traffic.prediction(1))
+    traffic.take()
+    path.unlink()
+    traffic.segment(traffic.prediction(2))
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r1", "r2"]
+    marked = traffic.stores.lake.read_document("delay", "traffic/ingested", list[str])
+    assert marked == list(traffic.stores.log.sealed())
+
+
+def test_what_a_dead_worker_left_is_taken_and_what_a_live_one_writes_is_not(traffic: Traffic) -> None:
+    live = LogWriter(traffic.stores.home.prediction_log, "live")
+    live.append([traffic.prediction(1)])
+    sealed = traffic.segment(traffic.prediction(2))
+    sealed.rename(sealed.with_suffix(".open"))
+    with sealed.with_suffix(".open").open("ab") as file:
+        file.write(b"half a record")
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r2"]
+    live.close()
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r1", "r2"]
+
+
+def test_one_model_leaves_the_records_of_another(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1), traffic.prediction(2, model="other"))
+    traffic.segment(traffic.prediction(3, model="other"))
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r1"]
+
+
+def test_probes_are_no_traffic(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1), traffic.prediction(2, probe=True))
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r1"]
+
+
+# -- sent twice ------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_that_comes_twice_is_one_row_the_first_served(traffic: Traffic) -> None:
+    again = traffic.prediction(1, served_at=LIVE_FROM + 2 * HOUR, output=(0.9, 0.1))
+    traffic.segment(again)
+    traffic.take()
+    traffic.segment(traffic.prediction(1), again)
+    traffic.take()
+    assert traffic.read()["output_0"].tolist() == [0.4]
+
+
+@pytest.mark.parametrize("changes", [{"role": "challenger"}, {"version": 4}, {"id": "again"}])
+def test_another_answer_is_another_row(traffic: Traffic, changes: dict[str, Any]) -> None:
+    traffic.segment(traffic.prediction(1), traffic.prediction(1, **changes))
+    traffic.take()
+    assert len(traffic.read()) == 2
+
+
+# -- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_event", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_label_may_come_before_its_prediction(traffic: Traffic, by_event: bool, order: int, together: bool) -> None:
+    label = traffic.label_by_event(30) if by_event else traffic.label(30)
+    for record in (label, traffic.prediction(30))[::order]:
+        traffic.segment(record)
+        if not together:
+            traffic.take()
+    traffic.take()
+    assert traffic.labels(1) == {"r30": 1.0}
+
+
+def test_a_label_waits_for_as_long_as_its_prediction_does_not_come(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1), traffic.label(2), traffic.label(3))
+    traffic.take()
+    traffic.segment(traffic.prediction(2))
+    traffic.take()
+    traffic.segment(traffic.label(3, 0, revision=1))
+    traffic.take()
+    traffic.segment(traffic.prediction(3))
+    traffic.take()
+    assert traffic.labels() == {"r2": 1.0, "r3": 0.0}
+    assert traffic.stores.lake.tables("delay", "traffic/unplaced") == ()
+
+
+@pytest.mark.parametrize("first_by_event", [False, True])
+@pytest.mark.parametrize("second_by_event", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_highest_revision_counts_however_it_names_the_request(
+    traffic: Traffic, first_by_event: bool, second_by_event: bool, order: int
+) -> None:
+    first = (traffic.label_by_event if first_by_event else traffic.label)(1, 1)
+    second = (traffic.label_by_event if second_by_event else traffic.label)(1, 0, revision=1)
+    traffic.segment(traffic.prediction(1))
+    for label in (first, second)[::order]:
+        traffic.segment(label)
+        traffic.take()
+    assert traffic.labels() == {"r1": 0.0}
+    assert traffic.read()["label_revision"].tolist() == [1]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_equal_revisions_the_last_received_counts(traffic: Traffic, order: int) -> None:
+    labels = [traffic.label(1, value, received_at=LIVE_FROM + (2 + value) * HOUR) for value in (1, 0)]
+    traffic.segment(traffic.prediction(1), *labels[::order])
+    traffic.take()
+    assert traffic.labels() == {"r1": 1.0}
+
+
+def test_a_label_goes_to_every_answer_of_its_request(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1), traffic.prediction(1, role="standby", version=2), traffic.label(1))
+    traffic.take()
+    assert traffic.read()["label"].tolist() == [1.0, 1.0]
+
+
+def test_a_label_by_event_is_for_that_entity_at_that_time(traffic: Traffic) -> None:
+    wrong_time = traffic.label_by_event(1, event_time=LIVE_FROM + 2 * HOUR)
+    traffic.segment(traffic.prediction(1), wrong_time, traffic.label_by_event(1, entity="E9"))
+    traffic.take()
+    assert traffic.labels() == {}
+    traffic.segment(traffic.label_by_event(1, 0))
+    traffic.take()
+    assert traffic.labels() == {"r1": 0.0}
+
+
+def test_a_request_without_entity_takes_no_label_by_event(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1, entity=None), traffic.label_by_event(1))
+    traffic.take()
+    assert traffic.labels() == {}
+
+
+def test_another_metric_is_kept_and_changes_no_window(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1))
+    traffic.take()
+    traffic.segment(traffic.label(1, 3.5, name="revenue"), traffic.label_by_event(1, "good", name="feeling"))
+    assert traffic.take() == {}
+    parts = traffic.stores.lake.tables("delay", f"traffic/metrics/{window(0)}")
+    kept = [
+        traffic.stores.lake.read_arrow("delay", f"traffic/metrics/{window(0)}/{part}").to_pylist() for part in parts
+    ]
+    assert {(one["name"], one["number"] or one["text"]) for [one] in kept} == {("revenue", 3.5), ("feeling", "good")}
+
+
+def test_labels_may_be_text(tmp_path: Path) -> None:
+    label = {"column": "late", "delay": "2h", "classes": ["early", "late", "on time"]}
+    traffic = Traffic(tmp_path, task="multiclass", label=label)
+    traffic.segment(traffic.prediction(1, output=(0.1, 0.2, 0.7)), traffic.prediction(30), traffic.label(1, "on time"))
+    traffic.take()
+    assert traffic.labels() == {"r1": "on time"}
+    assert traffic.read(1)["label"].isna().all()
+    assert [name for name in traffic.read(1) if name.startswith("output_")] == ["output_0", "output_1", "output_2"]
+
+
+def test_ids_of_the_service_and_of_callers_are_found_in_old_windows(traffic: Traffic) -> None:
+    own = str(uuid.UUID(int=(0x018DF000 << 96) | (7 << 76) | (2 << 62)))
+    traffic.segment(
+        traffic.prediction(1, id=own), traffic.prediction(2), traffic.prediction(60), traffic.prediction(90)
+    )
+    traffic.take()
+    traffic.segment(traffic.label(1, id=own), traffic.label(2, 0))
+    assert list(traffic.take()) == [window(0)]
+    assert traffic.labels() == {own: 1.0, "r2": 0.0}
+
+
+# -- features --------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_named_by_the_bundle_that_answered(traffic: Traffic) -> None:
+    former = (FEATURES[4], msgspec.structs.replace(FEATURES[0], name="gone"), FEATURES[0])
+    manifest = msgspec.structs.replace(MANIFEST, model="delay", version=2, features=former)
+    older = traffic.stores.bundles.put(manifest, FILES)
+    traffic.segment(traffic.prediction(1, bundle=older, features=("JFK", 7.0, None)), traffic.prediction(2))
+    traffic.take()
+    rows = traffic.read().set_index("id")
+    assert rows["feature.origin"].to_dict() == {"r1": "JFK", "r2": "EWR"}
+    assert rows["feature.gone"].fillna(-1).to_dict() == {"r1": 7.0, "r2": -1}
+    assert rows["feature.temp"].fillna(-1).to_dict() == {"r1": -1, "r2": 12.0}
+
+
+def test_a_feature_that_was_a_category_once_is_a_number_where_it_can_be(traffic: Traffic) -> None:
+    former = (msgspec.structs.replace(FEATURES[0], type="category"), *FEATURES[1:])
+    older = traffic.stores.bundles.put(msgspec.structs.replace(MANIFEST, model="delay", features=former), FILES)
+    for number, text in enumerate(("7.5", "warm")):
+        traffic.segment(traffic.prediction(number, bundle=older, features=(text, 1.0, True, None, "EWR")))
+    traffic.segment(traffic.prediction(2))
+    traffic.take()
+    assert traffic.read()["feature.temp"].fillna(-1).tolist() == [7.5, -1, 12.0]
+
+
+def test_missing_is_missing_however_it_is_written(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1, features=(np.nan, None, None, None, None)))
+    traffic.take()
+    rows = traffic.read()
+    assert rows[[name for name in rows if name.startswith("feature.")]].isna().all(axis=None)
+
+
+def test_a_request_that_failed_is_a_row_without_features(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1, status=422, error="temp: expected a number", features=(), output=()))
+    traffic.take()
+    row = traffic.read().iloc[0]
+    assert (row["status"], row["error"]) == (422, "temp: expected a number")
+    assert row[["feature.temp", "feature.origin", "output_0"]].isna().all()
+
+
+# -- what fits nowhere -----------------------------------------------------------------------------------------------
+
+
+def test_records_of_no_window_are_kept_aside_with_their_bytes(tmp_path: Path) -> None:
+    traffic = Traffic(tmp_path, monitoring={"until": "2024-03-05T00:00:00Z"})
+    early = traffic.prediction(1, -1)
+    late = traffic.prediction(2, 96)
+    ahead = traffic.prediction(3, event_time=LIVE_FROM + 40 * HOUR)
+    fine = traffic.prediction(4, 95, event_time=LIVE_FROM + 95.9 * HOUR)
+    lost = traffic.label_by_event(5, event_time=LIVE_FROM - DAY)
+    nobody = traffic.label(6, id=None)
+    traffic.segment(early, late, ahead, fine, lost, nobody)
+    assert ingest(traffic.stores, [traffic.spec])["delay"].quarantined == 5
+    traffic.take()
+    kept = quarantined(traffic.spec, traffic.stores)
+    assert [msgspec.msgpack.decode(one, type=type(early) | type(lost)) for one in kept["content"]] == [
+        early,
+        late,
+        ahead,
+        nobody,
+        lost,
+    ]
+    assert kept["reason"].tolist() == [
+        "its event time lies before the first window 2024-03-01",
+        "its event time lies after the end of the history, 2024-03-05 00:00:00+00:00",
+        "its event time lies more than one window ahead of the clock",
+        "names neither a prediction nor an entity and its event time",
+        "its event time lies before the first window 2024-03-01",
+    ]
+    assert list(live_windows(traffic.spec, traffic.stores)) == [window(3)]
+
+
+def test_a_row_dated_2099_makes_no_window(traffic: Traffic) -> None:
+    far = datetime(2099, 1, 1, tzinfo=UTC)
+    farthest = datetime(9999, 12, 31, tzinfo=UTC)
+    traffic.segment(
+        traffic.prediction(1),
+        traffic.prediction(2, event_time=far),
+        traffic.prediction(3, event_time=far, served_at=far),
+        traffic.prediction(4, event_time=farthest, served_at=farthest),
+        traffic.prediction(5, event_time=datetime(1, 1, 2, tzinfo=UTC)),
+    )
+    assert list(traffic.take()) == [window(0)]
+    assert len(quarantined(traffic.spec, traffic.stores)) == 4
+
+
+def test_damaged_bytes_are_kept_and_the_rest_is_read(traffic: Traffic) -> None:
+    path = traffic.segment(*[traffic.prediction(number) for number in range(1, 4)])
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"r2")
+    content[middle] ^= 0xFF
+    path.write_bytes(content)
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r1", "r3"]
+    kept = quarantined(traffic.spec, traffic.stores)
+    assert kept["segment"].tolist() == [path.name]
+    [damaged], [offset] = kept["content"], kept["offset"]
+    assert damaged == bytes(content[offset : offset + len(damaged)])
+    assert content[middle : middle + 2] in damaged
+    assert kept["at"].notna().all()
+
+
+def test_features_that_no_contract_names_are_kept_aside(traffic: Traffic) -> None:
+    traffic.segment(
+        traffic.prediction(1, bundle="sha256:" + "0" * 64),
+        traffic.prediction(2, features=(1.0, 2.0)),
+        traffic.prediction(3, features=("warm", 1.0, True, None, "EWR")),
+        traffic.prediction(4, features=(1.0, 1.0, True, None, 7.0)),
+        traffic.prediction(5),
+    )
+    traffic.take()
+    assert traffic.read()["id"].tolist() == ["r5"]
+    assert dict(zip(*quarantined(traffic.spec, traffic.stores)[["id", "reason"]].to_numpy().T, strict=True)) == {
+        "r1": f"bundle sha256:{'0' * 64} is not stored, so its features have no names",
+        "r2": "2 features where the bundle has 5",
+        "r3": "feature 'temp': 'warm' is no number",
+        "r4": "feature 'origin': 7.0 is no category",
+    }
+
+
+def test_a_segment_of_another_format_stops_no_other(traffic: Traffic) -> None:
+    path = traffic.segment(traffic.prediction(1))
+    content = bytearray(path.read_bytes())
+    content[8] = 99
+    path.write_bytes(content)
+    traffic.segment(traffic.prediction(2))
+    with pytest.raises(LogError, match="has format 99"):
+        ingest(traffic.stores, [traffic.spec])
+    for key in stale_windows(traffic.spec, traffic.stores):
+        compact(traffic.spec, traffic.stores, key)
+    assert traffic.read()["id"].tolist() == ["r2"]
+
+
+# -- windows ---------------------------------------------------------------------------------------------------------
+
+
+def test_weeks_begin_on_monday_in_the_declared_zone(tmp_path: Path) -> None:
+    traffic = Traffic(tmp_path, monitoring={"window": "week", "timezone": "America/New_York"})
+    monday = datetime(2024, 3, 11, 4, tzinfo=UTC)  # midnight in New York, by then in summer time
+    for number, moment in enumerate((monday - timedelta(seconds=1), monday)):
+        traffic.segment(traffic.prediction(number, event_time=moment, served_at=moment))
+    assert list(traffic.take()) == ["2024-03-04", "2024-03-11"]
+
+
+@pytest.mark.parametrize("key", ["2024-02-29", "2024-03-06", "yesterday"])
+def test_only_windows_of_the_calendar_can_be_compacted(tmp_path: Path, key: str) -> None:
+    traffic = Traffic(tmp_path, monitoring={"until": "2024-03-06T00:00:00Z"})
+    with pytest.raises(ValueError, match=f"{key}"):
+        compact(traffic.spec, traffic.stores, key)
+
+
+def test_compacting_again_gives_the_same_bytes(traffic: Traffic) -> None:
+    traffic.segment(*[traffic.prediction(number) for number in range(20)], *[traffic.label(n) for n in range(9)])
+    traffic.take()
+    path = Path(window_path(traffic.spec, traffic.stores, window(0)))
+    before = path.read_bytes()
+    compact(traffic.spec, traffic.stores, window(0))
+    assert path.read_bytes() == before
+
+
+def test_a_lost_table_is_due_again(traffic: Traffic) -> None:
+    traffic.segment(traffic.prediction(1))
+    stale = traffic.take()
+    Path(window_path(traffic.spec, traffic.stores, window(0))).unlink()
+    assert traffic.take() == stale
+    assert len(traffic.read()) == 1
