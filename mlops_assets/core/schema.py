@@ -56,7 +56,7 @@ class Validation:
 
 
 def pandera_schema(spec: ModelSpec) -> pa.DataFrameSchema:
-    """The contract of a typed frame: nullability everywhere, ranges and levels where the domain is closed."""
+    """The contract of a typed row: nullability everywhere, ranges and levels where the domain is closed."""
     columns = {feature.name: _feature_column(feature) for feature in spec.features}
     columns[spec.entity_key] = pa.Column(object, nullable=False, description="entity key")
     columns[spec.event_time] = pa.Column("datetime64[us, UTC]", nullable=False, description="event time")
@@ -71,9 +71,7 @@ def pandera_schema(spec: ModelSpec) -> pa.DataFrameSchema:
         columns[spec.label.observed_at] = pa.Column(
             "datetime64[us, UTC]", nullable=True, description="when the label was known"
         )
-    return pa.DataFrameSchema(
-        columns, name=spec.name, unique=[spec.entity_key, spec.event_time], report_duplicates="exclude_first"
-    )
+    return pa.DataFrameSchema(columns, name=spec.name)
 
 
 def _feature_column(feature: FeatureSpec) -> pa.Column:
@@ -91,6 +89,8 @@ def _feature_column(feature: FeatureSpec) -> pa.Column:
 
 def validate(spec: ModelSpec, frame: pd.DataFrame) -> Validation:
     """Split a frame into the rows that hold the contract and those that do not, with reasons.
+
+    Of the rows of one entity and event time that hold it otherwise, the first is kept.
 
     Parameters
     ----------
@@ -119,9 +119,8 @@ def validate(spec: ModelSpec, frame: pd.DataFrame) -> Validation:
 
     values = pd.DataFrame({name: column.values for name, column in typed.items()}, index=frame.index)
     cases = _coercion_cases(typed, frame) + _schema_cases(schema, values, typed, frame)
-    bad: pd.Index[int] = pd.Index([], dtype="int64")
-    for _, _, rows, _ in cases:
-        bad = bad.union(rows)
+    cases += _duplicate_cases(spec, values.drop(index=_rows_of(cases)))
+    bad = _rows_of(cases)
     valid = values.drop(index=bad)
     return Validation(
         valid.reset_index(drop=True),
@@ -265,20 +264,30 @@ def _schema_cases(
         cases = [
             _schema_case(str(column), str(rule), pd.Index(group["index"].astype("int64").unique()), typed, frame)
             for (column, rule), group in table.groupby(["column", "check"], sort=False)
-            if not (rule == _DUPLICATE and column != schema.unique[0])
         ]
         return [case for case in cases if len(case[2])]
     return []
 
 
-_DUPLICATE = "multiple_fields_uniqueness"
-
-
 def _schema_case(column: str, rule: str, rows: pd.Index, typed: dict[str, _Typed], frame: pd.DataFrame) -> _Case:
     if rule == "not_nullable":
         return column, "a value", rows.difference(frame.index[typed[column].unreadable]), None
-    example = frame.loc[rows[0], column]
-    return column, "the only row of its entity and event time" if rule == _DUPLICATE else rule, rows, example
+    return column, rule, rows, frame.loc[rows[0], column]
+
+
+def _duplicate_cases(spec: ModelSpec, values: pd.DataFrame) -> list[_Case]:
+    """Rows after the first of their entity and event time; for rows without other faults, as a bad row displaces no good one."""
+    rows = values.index[values.duplicated([spec.entity_key, spec.event_time])]
+    if not len(rows):
+        return []
+    return [(spec.entity_key, "the only row of its entity and event time", rows, values.loc[rows[0], spec.entity_key])]
+
+
+def _rows_of(cases: list[_Case]) -> "pd.Index[int]":
+    rows: pd.Index[int] = pd.Index([], dtype="int64")
+    for _, _, of_case, _ in cases:
+        rows = rows.union(of_case)
+    return rows
 
 
 def _reasons(cases: list[_Case], bad: pd.Index) -> pd.Series:

@@ -226,6 +226,21 @@ def test_the_first_of_two_rows_of_one_entity_and_time_stays() -> None:
     validation = validate(SPEC, frame)
     assert validation.valid["flight"].tolist() == ["F0", "F1", "F1"]
     assert reasons(validation) == ["flight: expected the only row of its entity and event time"] * 2
+    assert validation.failures.to_numpy().tolist() == [["flight", "the only row of its entity and event time", 2, "F0"]]
+
+
+def test_a_bad_row_displaces_no_good_one_of_its_entity_and_time() -> None:
+    """The first row went to quarantine for its own fault, and took the good second one with it as its duplicate."""
+    frame = make_frame(4)
+    frame[["flight", "at"]] = frame.loc[[0, 0, 0, 0], ["flight", "at"]].to_numpy()
+    frame["temp"] = [float("inf"), 20.0, 30.0, float("-inf")]
+    validation = validate(SPEC, frame)
+    assert validation.valid["temp"].tolist() == [20.0]
+    assert reasons(validation) == [
+        "temp: expected a finite number",
+        "flight: expected the only row of its entity and event time",
+        "temp: expected a finite number",
+    ]
 
 
 def test_the_quarantine_shows_the_rows_as_they_came() -> None:
