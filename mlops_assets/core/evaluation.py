@@ -5,6 +5,7 @@ Works on outputs that somebody else computed; which rows they belong to and wher
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -56,7 +57,7 @@ class GateResult(msgspec.Struct, frozen=True):
 
 
 class SliceMetrics(msgspec.Struct, frozen=True):
-    """The metrics of the rows in which `feature` has the value `level`."""
+    """The metrics of the rows in which `feature` has the value `level`, lies in that interval, or is `MISSING`."""
 
     feature: str
     level: str
@@ -170,23 +171,27 @@ def point_metrics(spec: ModelSpec, judged: Judged) -> dict[str, float]:
 
 
 def slice_metrics(spec: ModelSpec, frame: pd.DataFrame, judged: Judged) -> tuple[SliceMetrics, ...]:
-    """The metrics by declared slice: each level of a category, each quarter of a number; slices with too few rows are left out."""
+    """The metrics by declared slice: each level of a category, each quarter of a number, and the rows where it is missing.
+
+    In rising order of the values, `MISSING` last. Slices with too few rows are left out.
+    """
     results = []
     for feature in spec.evaluation.slices:
-        levels = _levels(spec, frame, feature)
-        for level in sorted(levels.dropna().unique()):
-            rows = (levels == level).to_numpy()
+        for level, rows in _parts(spec, frame[feature], feature):
             if rows.sum() >= spec.evaluation.min_slice_rows:
                 metrics = point_metrics(spec, Judged(judged.truth[rows], judged.output[rows]))
-                results.append(SliceMetrics(feature, str(level), int(rows.sum()), metrics))
+                results.append(SliceMetrics(feature, level, int(rows.sum()), metrics))
     return tuple(results)
 
 
-def _levels(spec: ModelSpec, frame: pd.DataFrame, feature: str) -> "pd.Series[str]":
-    values = frame[feature].reset_index(drop=True)
-    if spec.feature(feature).is_category or values.nunique() <= 8:
-        return values.map(str, na_action="ignore")
-    return pd.qcut(values, 4, duplicates="drop").astype(str).where(values.notna())
+MISSING = "(missing)"
+
+
+def _parts(spec: ModelSpec, values: "pd.Series[Any]", feature: str) -> list[tuple[str, NDArray[np.bool_]]]:
+    whole = spec.feature(feature).is_category or values.nunique() <= 8
+    parts = values if whole else pd.qcut(values, 4, duplicates="drop")
+    present = [(str(level), (parts == level).to_numpy()) for level in sorted(parts.dropna().unique())]
+    return [*present, (MISSING, values.isna().to_numpy())]
 
 
 def compare(spec: ModelSpec, truth: Floats, champion: Floats, candidate: Floats) -> tuple[PairedComparison, ...]:

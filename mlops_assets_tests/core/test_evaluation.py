@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from mlops_assets.core.evaluation import (
+    MISSING,
     Evaluation,
     Evidence,
     GateResult,
@@ -278,13 +279,33 @@ def test_slices_are_levels_of_categories_and_quarters_of_numbers() -> None:
     assert slices["origin", "EWR"].metrics == point_metrics(spec, first)
 
 
-def test_missing_or_constant_values_make_no_slice_of_their_own() -> None:
-    spec = make_spec(evaluation={"slices": ["origin", "temp"], "min_slice_rows": 1})
-    temp = [5.0] * 90 + list(np.arange(9.0)) + [NAN]
-    frame = pd.DataFrame({"origin": [None] * 100, "temp": temp})
+def test_slices_of_numbers_rise() -> None:
+    """They were put in the order of their text: 10 before 2, a quarter from 104 on before one from 56 on."""
+    spec = make_spec(evaluation={"slices": ["temp", "seats"], "min_slice_rows": 1})
+    frame = pd.DataFrame({"temp": np.arange(8.0, 208, 2), "seats": [2.0, 10.0, 1.0, 300.0] * 25})
     slices = slice_metrics(spec, frame, random_binary(100))
-    assert {one.feature for one in slices} == {"temp"}
-    assert sum(one.rows for one in slices) == 99
+    assert [one.level for one in slices if one.feature == "seats"] == ["1.0", "2.0", "10.0", "300.0"]
+    assert [one.level.partition(",")[0] for one in slices if one.feature == "temp"] == [
+        "(7.999",
+        "(57.5",
+        "(107.0",
+        "(156.5",
+    ]
+
+
+def test_missing_values_are_a_slice_of_their_own() -> None:
+    """A model that fails where a value is missing passed a gate on every slice."""
+    spec = make_spec(evaluation={"slices": ["origin", "temp"], "min_slice_rows": 10})
+    judged = random_binary(100)
+    frame = pd.DataFrame({"origin": [None] * 40 + ["EWR"] * 60, "temp": [5.0] * 80 + list(np.arange(15.0)) + [NAN] * 5})
+    slices = slice_metrics(spec, frame, judged)
+    assert [(one.feature, one.level, one.rows) for one in slices if one.feature == "origin"] == [
+        ("origin", "EWR", 60),
+        ("origin", MISSING, 40),
+    ]
+    assert slices[1].metrics == point_metrics(spec, Judged(judged.truth[:40], judged.output[:40]))
+    # the nine above 5 and the five that are missing are too few
+    assert [one.rows for one in slices if one.feature == "temp"] == [86]
 
 
 def test_the_calibration_curve_counts_every_row() -> None:
