@@ -4,11 +4,11 @@ Tests and verdicts are made of these counts elsewhere; the counting itself is in
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import IO, Literal, Self
 
 import msgspec
 import numpy as np
@@ -18,21 +18,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from mlops_assets.core.monitoring.counting import (
-    Floats,
-    Ints,
+from mlops_assets.core.monitoring.columns import (
     Levels,
     Numbers,
+    ProfileError,
     arrow_hours,
     arrow_levels,
     arrow_numbers,
-    count_numbers,
+    frame_levels,
+    frame_numbers,
     hours_of,
-    levels_of,
-    numbers_of,
-    phase_angles,
-    phase_of,
+    place_of,
+    read,
 )
+from mlops_assets.core.monitoring.counting import Floats, Ints, count_numbers, phase_of
 
 Kind = Literal["number", "category"]
 
@@ -43,13 +42,6 @@ MAX_CELLS = 200
 MAX_LEVELS = 10_000
 
 _BATCH_ROWS = 65_536
-
-_Column = TypeVar("_Column")
-_Result = TypeVar("_Result")
-
-
-class ProfileError(ValueError):
-    """A column is missing, or is of a type that its feature cannot be counted from."""
 
 
 class FeatureBins(msgspec.Struct, frozen=True):
@@ -96,6 +88,19 @@ class FeatureBins(msgspec.Struct, frozen=True):
         if self.kind == "number":
             return len(self.edges) + 4
         return min(len(self.levels), MAX_CELLS) + (len(self.levels) > MAX_CELLS) + 2
+
+    @property
+    def thresholds(self) -> Floats:
+        """Values up to which the cells of a number reach, but for the last two, shape (cells - 2,)."""
+        if np.isnan(self.low):
+            return np.array([-np.inf, -np.inf])
+        return np.array([np.nextafter(self.low, -np.inf), *self.edges, self.high])
+
+    def cells_of(self, values: pa.Array) -> Ints:
+        """The cell of each text of an Arrow array, counted from the category's first; a null stands for a level never seen."""
+        ranks = pc.index_in(values, value_set=pa.array(self.levels, type=pa.string()), skip_nulls=True)
+        cells = np.minimum(ranks.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64), MAX_CELLS)
+        return np.where(cells < 0, self.cells - 2, cells)
 
 
 class Binning(msgspec.Struct, frozen=True, dict=True):
@@ -231,73 +236,12 @@ def profile_frame(
     tally = _Tally(binning)
     for place, one in enumerate(binning.features):
         if one.kind == "number":
-            tally.add_numbers(place, _numbers(frame, one.name))
+            tally.add_numbers(place, frame_numbers(frame, one.name))
         else:
-            tally.add_levels(place, _levels(frame, one.name))
+            tally.add_levels(place, frame_levels(frame, one.name))
     if times is not None:
-        tally.phase += phase_of(_read(hours_of, times, str(times.name)))
+        tally.phase += phase_of(read(hours_of, times, str(times.name)))
     return tally.profile(len(frame))
-
-
-def profile_groups(
-    binning: Binning, frame: pd.DataFrame, groups: Ints, times: "pd.Series[pd.Timestamp] | None" = None
-) -> list[WindowProfile]:
-    """Count many windows of one frame at once, as `profile_frame` would count the rows of each.
-
-    Parameters
-    ----------
-    frame
-        Rows, shape (n, at least the features).
-    groups
-        Number of each row's window, shape (n,), from 0; rows with -1 are in none.
-    times
-        Event time of each row, shape (n,), for the phase.
-
-    Returns
-    -------
-    list
-        One profile for each window up to the largest number.
-    """
-    kept = np.flatnonzero(groups >= 0)
-    kept = kept[np.argsort(groups[kept], kind="stable")]
-    of_row = groups[kept]
-    windows = int(of_row[-1]) + 1 if len(kept) else 0
-    rows = np.bincount(of_row, minlength=windows)
-    starts = np.flatnonzero(np.diff(of_row, prepend=-1))
-    cells = row_cells(binning, frame)[kept]
-    counts = np.zeros((windows, binning.cells), dtype=np.int64)
-    for column in cells.T:
-        np.add.at(counts, (of_row, column), 1)
-    empty = WindowProfile.empty(binning)
-    minimum, maximum = np.tile(empty.minimum, (windows, 1)), np.tile(empty.maximum, (windows, 1))
-    for place, one in enumerate(binning.features):
-        if one.kind == "number" and len(kept):
-            values = _numbers(frame, one.name).values[kept]
-            absent = np.isnan(values)
-            minimum[of_row[starts], place] = np.minimum.reduceat(np.where(absent, np.inf, values), starts)
-            maximum[of_row[starts], place] = np.maximum.reduceat(np.where(absent, -np.inf, values), starts)
-    phase = np.zeros((windows, 6))
-    if times is not None:
-        timed = times.iloc[kept].notna().to_numpy()
-        hours, at = np.unique(_read(hours_of, times.iloc[kept], str(times.name)), return_inverse=True)
-        np.add.at(phase, of_row[timed], phase_angles(hours)[at])
-    return [WindowProfile(int(rows[i]), counts[i], minimum[i], maximum[i], phase[i]) for i in range(windows)]
-
-
-def row_cells(binning: Binning, frame: pd.DataFrame) -> NDArray[np.int32]:
-    """The cell each value of a frame falls in: a position in `WindowProfile.counts`, shape (n, features)."""
-    cells = np.empty((len(frame), len(binning.features)), dtype=np.int32, order="F")
-    for place, (one, offset) in enumerate(zip(binning.features, binning.offsets[:-1], strict=True)):
-        if one.kind == "number":
-            numbers = _numbers(frame, one.name)
-            column = np.searchsorted(_thresholds(one), numbers.values, side="left")
-            missing = np.isnan(numbers.values) if numbers.wrong is None else np.isnan(numbers.values) & ~numbers.wrong
-            column[missing] = one.cells - 1
-        else:
-            levels = _levels(frame, one.name)
-            column = np.append(_level_cells(one, levels.values), one.cells - 1)[levels.codes]
-        cells[:, place] = column + offset
-    return cells
 
 
 def profile_batches(
@@ -327,13 +271,13 @@ def profile_batches(
         places = {name: place for place, name in enumerate(batch.schema.names)}
         for place, one in enumerate(binning.features):
             name = (columns or {}).get(one.name, one.name)
-            column = batch.column(_found(places, name, one.name))
+            column = batch.column(place_of(places, name, one.name))
             if one.kind == "number":
-                tally.add_numbers(place, _read(arrow_numbers, column, one.name))
+                tally.add_numbers(place, read(arrow_numbers, column, one.name))
             else:
                 tally.add_levels(place, arrow_levels(column))
         if times is not None:
-            tally.phase += phase_of(_read(arrow_hours, batch.column(_found(places, times, "the event time")), times))
+            tally.phase += phase_of(read(arrow_hours, batch.column(place_of(places, times, "the event time")), times))
     return tally.profile(rows)
 
 
@@ -363,7 +307,7 @@ class _Tally:
         empty = WindowProfile.empty(binning)
         self._features = binning.features
         self._cells = [slice(*pair) for pair in itertools.pairwise(binning.offsets.tolist())]
-        self._thresholds = [_thresholds(one) for one in binning.features]
+        self._thresholds = [one.thresholds for one in binning.features]
         self._dictionaries: dict[int, tuple[pa.Array, Ints]] = {}
         self._counts, self._minimum, self._maximum, self.phase = empty.counts, empty.minimum, empty.maximum, empty.phase
 
@@ -378,10 +322,10 @@ class _Tally:
         self._maximum[place] = max(self._maximum[place], high)
 
     def add_levels(self, place: int, levels: Levels) -> None:
-        by_value = np.bincount(levels.codes + 1, minlength=len(levels.values) + 1)
+        by_value = np.bincount(levels.codes, minlength=len(levels.values) + 1)
         counts = self._counts[self._cells[place]]
-        np.add.at(counts, self._level_cells(place, levels.values), by_value[1:])
-        counts[-1] += by_value[0]
+        np.add.at(counts, self._level_cells(place, levels.values), by_value[:-1])
+        counts[-1] += by_value[-1]
 
     def profile(self, rows: int) -> WindowProfile:
         return WindowProfile(rows, self._counts, self._minimum, self._maximum, self.phase)
@@ -390,7 +334,7 @@ class _Tally:
         # the batches of a row group come with one dictionary
         known, cells = self._dictionaries.get(place, (None, None))
         if known is None or cells is None or not known.equals(values):
-            cells = _level_cells(self._features[place], values)
+            cells = self._features[place].cells_of(values)
             self._dictionaries[place] = values, cells
         return cells
 
@@ -399,7 +343,7 @@ class _Tally:
 
 
 def _number_bins(frame: pd.DataFrame, name: str) -> FeatureBins:
-    values = _numbers(frame, name).values
+    values = frame_numbers(frame, name).values
     finite = np.sort(values[np.isfinite(values)])
     if len(finite) == 0:
         return FeatureBins(name, "number")
@@ -414,60 +358,12 @@ def _number_bins(frame: pd.DataFrame, name: str) -> FeatureBins:
 
 
 def _category_bins(frame: pd.DataFrame, name: str) -> FeatureBins:
-    levels = _levels(frame, name)
+    levels = frame_levels(frame, name)
     if levels.values.null_count:
         raise ProfileError(
             f"{name} is a category, but holds values that are no text: write them as text, or call it a number."
         )
-    counts = np.bincount(levels.codes[levels.codes >= 0], minlength=len(levels.values))
+    counts = np.bincount(levels.codes, minlength=len(levels.values) + 1)[:-1]
     ranked = sorted(zip((-counts).tolist(), levels.values.to_pylist(), strict=True))
     seen = tuple(level for negative, level in ranked if negative)[:MAX_LEVELS]
     return FeatureBins(name, "category", levels=seen, singletons=int(np.count_nonzero(counts == 1)))
-
-
-def _thresholds(one: FeatureBins) -> Floats:
-    """Values up to which the cells of a number reach, but for the last two."""
-    if np.isnan(one.low):
-        return np.array([-np.inf, -np.inf])
-    return np.array([np.nextafter(one.low, -np.inf), *one.edges, one.high])
-
-
-def _level_cells(one: FeatureBins, values: pa.Array) -> Ints:
-    """The cell of each distinct value of a category's column, counted from the feature's first."""
-    ranks = pc.index_in(values, value_set=pa.array(one.levels, type=pa.string()), skip_nulls=True)
-    cells = np.minimum(ranks.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64), MAX_CELLS)
-    return np.where(cells < 0, one.cells - 2, cells)
-
-
-# ---- columns, with an error that names them
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> Numbers:
-    return _read(numbers_of, _column(frame, name), name)
-
-
-def _levels(frame: pd.DataFrame, name: str) -> Levels:
-    return levels_of(_column(frame, name))
-
-
-def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
-    if name not in frame.columns:
-        raise _no_column(name, name, frame.columns)
-    return frame[name]
-
-
-def _found(places: Mapping[str, int], column: str, what: str) -> int:
-    if column not in places:
-        raise _no_column(column, what, places)
-    return places[column]
-
-
-def _no_column(column: str, what: str, present: Iterable[object]) -> ProfileError:
-    return ProfileError(f"There is no column {column} for {what} (there are: {', '.join(map(str, present))}).")
-
-
-def _read(reader: Callable[[_Column], _Result], column: _Column, name: str) -> _Result:
-    try:
-        return reader(column)
-    except TypeError as error:
-        raise ProfileError(f"The column of {name} {error}: convert it where the rows come from.") from error

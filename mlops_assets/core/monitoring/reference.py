@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mlops_assets.core.monitoring.counting import Ints
+from mlops_assets.core.monitoring.groups import profile_groups
 from mlops_assets.core.monitoring.profile import (
     Binning,
     FeatureBins,
     Kind,
     WindowProfile,
     profile_frame,
-    profile_groups,
 )
 
 MAX_BLOCKS = 400

@@ -9,18 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from mlops_assets.core.monitoring.columns import ProfileError
+from mlops_assets.core.monitoring.groups import profile_groups, row_cells
 from mlops_assets.core.monitoring.profile import (
     MAX_CELLS,
     MAX_LEVELS,
     Binning,
     FeatureBins,
-    ProfileError,
     WindowProfile,
     profile_batches,
     profile_frame,
-    profile_groups,
     profile_parquet,
-    row_cells,
 )
 
 KINDS = {"temp": "number", "gust": "number", "wet": "number", "carrier": "category", "airport": "category"}
