@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, nan, sqrt
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from mlops_assets.core.metrics import Floats
 
@@ -25,7 +25,9 @@ class Baseline:
     A window's excess is its mean loss less `ratio` times its mean expectation, zero on the reference as a whole. Rows vary by
     `row_variance` times their theoretical variance; rows of one cluster share a part of it, which makes the variance of a
     reference block's mean `overdispersion` times as large as that of independent rows (the design effect of cluster
-    sampling, Kish 1965); neighbouring clusters are correlated by `autocorrelation` (0 where not shown).
+    sampling, Kish 1965); neighbouring clusters are correlated by `autocorrelation` (0 where not shown). `tail` is how much further
+    out the most extreme block lies than Student's t would have it, and divides every z: such luck can strike several blocks
+    in a row.
     """
 
     ratio: float
@@ -60,9 +62,7 @@ class Baseline:
             return 0.0, df
         if error == 0:
             return float(np.sign(excess)) * inf if abs(excess) > 1e-12 * max(1.0, abs(total / rows)) else 0.0, df
-        # a reference block further out than Student's t would have it: tails are heavy, less so in a mean of many clusters
-        clusters = rows**2 / cluster_squares
-        return excess / error / (1 + (self.tail - 1) / sqrt(clusters)), df
+        return excess / error / self.tail, df
 
     def _variance(self, rows: float, cluster_squares: float, spread: float) -> float:
         if not rows:
@@ -125,6 +125,11 @@ def fit_baseline(
         expected=float(expected.sum()),
         spread=float(spread.sum()),
     )
+
+
+def upper_tail(z: float, df: float) -> float:
+    """Chance that Student's t with `df` degrees of freedom, the normal for infinitely many, lies above z."""
+    return float(special.ndtr(-z) if df == inf else special.stdtr(df, -z))
 
 
 def _shown_autocorrelation(standard: Floats) -> float:

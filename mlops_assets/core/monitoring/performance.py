@@ -4,23 +4,29 @@ Losses are held against what was to be expected *for these inputs*; where labels
 """
 
 from collections.abc import Mapping, Sequence
+from math import fsum, inf
 from typing import Any, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from mlops_assets.core.metrics import METRICS, Floats, Task
-from mlops_assets.core.monitoring.clusters import Baseline, fit_baseline
+from mlops_assets.core.monitoring.clusters import Baseline, fit_baseline, upper_tail
 
-HEADLINE: Mapping[Task, str] = {"binary": "brier", "multiclass": "brier", "regression": "mae"}
+# the losses that may decide, the default first
+HEADLINES: Mapping[Task, tuple[str, ...]] = {
+    "binary": ("brier", "log_loss"),
+    "multiclass": ("brier", "log_loss"),
+    "regression": ("mae", "mse"),
+}
 SCALES = (1, 2, 4, 8)
 _TWO_SIDED = ("calibration", "residual")
 
 
 class LossSums(msgspec.Struct, frozen=True):
-    """Sums over rows of one loss l, of what was expected of it x, and of its variance in theory s; merged by `+`.
+    """Sums over rows of one loss l, of what was expected of it x, and of its variance in theory s.
 
     x is the mean of l over the calibrated probabilities, or what a loss model says, or 1 where nothing is known; the
     reference settles its unit, so that only the shape of x over the rows matters. s likewise.
@@ -39,10 +45,9 @@ class LossSums(msgspec.Struct, frozen=True):
         parts = (loss, loss**2, expected, expected**2, loss * expected, spread)
         return cls(*(float(part.sum()) for part in parts))
 
-    def __add__(self, other: "LossSums") -> "LossSums":
-        return LossSums(
-            *(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
-        )
+    @property
+    def parts(self) -> tuple[float, ...]:
+        return self.total, self.squares, self.expected, self.expected_squares, self.cross, self.spread
 
 
 class PerformanceSums(msgspec.Struct, frozen=True):
@@ -57,10 +62,7 @@ class PerformanceSums(msgspec.Struct, frozen=True):
     losses: dict[str, LossSums]
 
     def __add__(self, other: "PerformanceSums") -> "PerformanceSums":
-        if self.losses.keys() != other.losses.keys():
-            raise ValueError(f"sums of different losses cannot be merged: {list(self.losses)} and {list(other.losses)}")
-        losses = {name: mine + other.losses[name] for name, mine in self.losses.items()}
-        return PerformanceSums(self.rows + other.rows, self.cluster_squares + other.cluster_squares, losses)
+        return merge((self, other))
 
     def mean(self, loss: str) -> float:
         """Mean realised loss; NaN without rows."""
@@ -187,7 +189,7 @@ class PerformanceReference(msgspec.Struct, frozen=True, dict=True):
             rows = np.array([block.rows for block in self.blocks], dtype=np.float64)
             known = {}
             for name in self.blocks[0].losses:
-                sums = np.array([msgspec.structs.astuple(block.losses[name]) for block in self.blocks])
+                sums = np.array([block.losses[name].parts for block in self.blocks])
                 known[name] = fit_baseline(rows, *sums.T, two_sided=name in _TWO_SIDED)
             self.__dict__["_baselines"] = known
         return known
@@ -195,10 +197,17 @@ class PerformanceReference(msgspec.Struct, frozen=True, dict=True):
 
 def merge(windows: Sequence[PerformanceSums]) -> PerformanceSums:
     """All windows as one; at least one must be given."""
-    whole = windows[0]
-    for window in windows[1:]:
-        whole = whole + window
-    return whole
+    if len(windows) == 1:
+        return windows[0]
+    names = windows[0].losses.keys()
+    if any(window.losses.keys() != names for window in windows):
+        raise ValueError("sums of different losses cannot be merged")
+    losses = {
+        name: LossSums(*map(fsum, zip(*(window.losses[name].parts for window in windows), strict=True)))
+        for name in names
+    }
+    rows = sum(window.rows for window in windows)
+    return PerformanceSums(rows, fsum(window.cluster_squares for window in windows), losses)
 
 
 class PerformanceTest(msgspec.Struct, frozen=True):
@@ -259,7 +268,7 @@ def assess_performance(
     windows
         Labelled (matured) windows in time order, the newest last; more than the largest scale are not looked at.
     loss
-        The headline loss; by default `HEADLINE` of the task.
+        The headline loss; one of `HEADLINES`; by default the task's first.
     floor
         Smallest relative rise of the headline loss over its expectation that counts as decay.
     alpha
@@ -272,14 +281,15 @@ def assess_performance(
     Raises
     ------
     ValueError
-        When no window is given, or the headline loss is not one of the sums.
+        When no window is given, or the headline loss is none of the task's.
     """
-    headline = HEADLINE[reference.task] if loss is None else loss
+    headline = HEADLINES[reference.task][0] if loss is None else loss
     if not windows:
         raise ValueError("no window to assess: give the newest at least")
     baselines = reference.baselines()
-    if headline not in baselines:
-        raise ValueError(f"{headline!r} is not among the losses of a {reference.task} model: {', '.join(baselines)}")
+    if headline not in HEADLINES[reference.task]:
+        may = ", ".join(HEADLINES[reference.task])
+        raise ValueError(f"{headline!r} cannot decide on a {reference.task} model: choose from {may}")
     tests = []
     for scale in scales:
         merged = merge(windows[-scale:])
@@ -293,11 +303,13 @@ def _test_scale(
 ) -> list[PerformanceTest]:
     relative = _relative(baselines[headline], merged, headline)
     tests = []
-    for name, baseline in baselines.items():
-        sums = merged.losses[name]
+    # squared and absolute errors tell the same of a regression: the one that decides is tested, and paid for, alone
+    tested = [name for name in baselines if name == headline or name not in HEADLINES["regression"]]
+    for name in tested:
+        baseline, sums = baselines[name], merged.losses[name]
         z, df = baseline.standardise(merged.rows, merged.cluster_squares, sums.total, sums.expected, sums.spread)
-        tail = 2 * stats.t.sf(abs(z), df) if name in _TWO_SIDED else stats.t.sf(z, df)
-        p_value = min(1.0, float(tail) * len(baselines) * scales)
+        tail = 2 * upper_tail(abs(z), df) if name in _TWO_SIDED else upper_tail(z, df)
+        p_value = min(1.0, tail * len(tested) * scales)
         tests.append(PerformanceTest(name, scale, merged.rows, z, p_value, p_value < alpha, relative))
     return tests
 
@@ -319,7 +331,7 @@ def _report(
     value = newest.mean(headline)
     expected = baseline.ratio * sums.expected / newest.rows if newest.rows else float("nan")
     error, df = baseline.error(newest.rows, newest.cluster_squares, sums.expected, sums.spread)
-    width = float(stats.t.isf(0.025, df)) * error
+    width = float(special.ndtri(0.975) if df == inf else special.stdtrit(df, 0.975)) * error
     # the strongest evidence first: what has decayed, then what alarms, then the smallest p
     strongest = min(tests, key=lambda test: (not (test.alarm and test.relative >= floor), test.p_value), default=None)
     decayed = strongest is not None and strongest.alarm and strongest.relative >= floor
