@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from mlops_assets.core.live_traffic import LABEL, LiveWindow, combine, summary, window_table
+from mlops_assets.core.live_traffic import LABEL, TIME, LiveWindow, combine, summary, window_table
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.ingestion import QUARANTINE, TABLES, Ingestion
@@ -141,10 +144,25 @@ def window_path(spec: ModelSpec, stores: Stores, window: str) -> str:
     return stores.lake.table_path(spec.name, f"{TABLES}/{window}")
 
 
-def quarantined(spec: ModelSpec, stores: Stores) -> pd.DataFrame:
-    """What could not be read, or belongs to no window: segment, offset, time, event time, id, reason and the bytes."""
-    kept: pd.DataFrame = combine(list(TrafficStore(stores.lake, spec.name).quarantine()), QUARANTINE).to_pandas()
-    return kept
+def newest_window(spec: ModelSpec, stores: Stores) -> LiveWindow | None:
+    """What is said of the newest window with requests; None where there is none yet."""
+    return next((one for one in reversed(live_windows(spec, stores).values()) if one.rows), None)
+
+
+def quarantined_since(spec: ModelSpec, stores: Stores, since: datetime | None = None) -> pd.DataFrame:
+    """What was logged from then on and could not be read, or belongs to no window.
+
+    Returns
+    -------
+    frame
+        `segment`, `offset` of damaged bytes, `at` (when it was served or received; of damaged bytes when the segment was begun),
+        `event_time`, `id`, `reason`, and `content`: the bytes. Ordered by segment.
+    """
+    kept = combine(list(TrafficStore(stores.lake, spec.name).quarantine()), QUARANTINE)
+    if since is not None:
+        kept = kept.filter(pc.greater_equal(kept["at"], pa.scalar(since, TIME)))
+    frame: pd.DataFrame = kept.to_pandas()
+    return frame
 
 
 def _ingest(spec: ModelSpec, stores: Stores, deadline: float | None, problems: list[LogError]) -> Ingested:

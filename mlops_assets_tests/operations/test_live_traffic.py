@@ -15,7 +15,7 @@ from mlops_assets.operations.live_traffic import (
     ingest,
     live_window,
     live_windows,
-    quarantined,
+    quarantined_since,
     read_window,
     stale_windows,
     window_path,
@@ -370,7 +370,7 @@ def test_records_of_no_window_are_kept_aside_with_their_bytes(tmp_path: Path) ->
     traffic.segment(early, late, ahead, fine, lost, nobody)
     assert ingest(traffic.stores, [traffic.spec])["delay"].quarantined == 5
     traffic.take()
-    kept = quarantined(traffic.spec, traffic.stores)
+    kept = quarantined_since(traffic.spec, traffic.stores)
     assert [msgspec.msgpack.decode(one, type=type(early) | type(lost)) for one in kept["content"]] == [
         early,
         late,
@@ -399,7 +399,7 @@ def test_a_row_dated_2099_makes_no_window(traffic: Traffic) -> None:
         traffic.prediction(5, event_time=datetime(1, 1, 2, tzinfo=UTC)),
     )
     assert list(traffic.take()) == [window(0)]
-    assert len(quarantined(traffic.spec, traffic.stores)) == 4
+    assert len(quarantined_since(traffic.spec, traffic.stores)) == 4
 
 
 def test_damaged_bytes_are_kept_and_the_rest_is_read(traffic: Traffic) -> None:
@@ -410,7 +410,7 @@ def test_damaged_bytes_are_kept_and_the_rest_is_read(traffic: Traffic) -> None:
     path.write_bytes(content)
     traffic.take()
     assert traffic.read()["id"].tolist() == ["r1", "r3"]
-    kept = quarantined(traffic.spec, traffic.stores)
+    kept = quarantined_since(traffic.spec, traffic.stores)
     assert kept["segment"].tolist() == [path.name]
     [damaged], [offset] = kept["content"], kept["offset"]
     assert damaged == bytes(content[offset : offset + len(damaged)])
@@ -428,7 +428,7 @@ def test_features_that_no_contract_names_are_kept_aside(traffic: Traffic) -> Non
     )
     traffic.take()
     assert traffic.read()["id"].tolist() == ["r5"]
-    assert dict(zip(*quarantined(traffic.spec, traffic.stores)[["id", "reason"]].to_numpy().T, strict=True)) == {
+    assert dict(zip(*quarantined_since(traffic.spec, traffic.stores)[["id", "reason"]].to_numpy().T, strict=True)) == {
         "r1": f"bundle sha256:{'0' * 64} is not stored, so its features have no names",
         "r2": "2 features where the bundle has 5",
         "r3": "feature 'temp': 'warm' is no number",
