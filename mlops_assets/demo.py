@@ -3,11 +3,9 @@
 A script for people to watch; all it does is done by `operations`, and by Dagster as a process of its own.
 """
 
-import json
-import subprocess
-import sys
-import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,8 +16,11 @@ from rich.table import Table
 
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.client import PredictionClient
+from mlops_assets.operations.jobs import JobFailed, run_job
+from mlops_assets.operations.live_traffic import ingest, stale_windows
 from mlops_assets.operations.models import declared_models
-from mlops_assets.operations.progress import read_progress
+from mlops_assets.operations.monitor import Monitor
+from mlops_assets.operations.progress import Progress
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import running_service
 from mlops_assets.operations.traffic import Quality, Traffic, assess, live_rows, send
@@ -59,17 +60,20 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     specs, stores = tuple(declared_models().values()), Stores(home)
     started = time.perf_counter()
     for spec in specs:
-        _require_nothing_later(spec, stores)
+        require_nothing_later(spec, stores)
         run_lifecycle(out, spec, project)
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
     with running_service(home) as url, PredictionClient(url) as client:
         outcomes = [_send(out, spec, stores, client, until) for spec in specs]
     _report(out, outcomes)
+    for spec in specs:
+        run_monitoring(out, spec, project, stores)
+    show_health(out, specs, stores)
     _where_to_look(out, outcomes, home)
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
 
 
-def _require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
+def require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
     """The traffic that will be sent must not have been trained on, by an earlier hand on this state."""
     plan = stores.releases.current(spec.name)
     if plan is not None and plan.as_of > spec.live_from:
@@ -83,39 +87,34 @@ def run_lifecycle(out: Console, spec: ModelSpec, project: Path) -> None:
     """Run `<model>_lifecycle` in a Dagster process, on the instance that the UI shows, and print its assets and checks."""
     out.print(f"\n[bold]{spec.name}_lifecycle[/bold]: {spec.description}")
     config = {"ops": {f"{spec.name}__raw_data": {"config": {"as_of": spec.live_from.isoformat()}}}}
-    # the label by which the UI lists the run under its job
-    tags = {".dagster/repository": "__repository__@mlops_assets"}
-    lines: list[str] = []
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(config, file)
-        file.flush()
-        what = ["-m", "mlops_assets.definitions", "-j", f"{spec.name}_lifecycle"]
-        command = [
-            sys.executable,
-            "-m",
-            "dagster",
-            "job",
-            "execute",
-            *what,
-            "-c",
-            file.name,
-            "--tags",
-            json.dumps(tags),
-        ]
-        process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            _show_progress(out, line.rstrip())
-        process.wait()
-    if process.returncode != 0:
-        raise DemoFailed(f"{spec.name}_lifecycle failed:\n" + "\n".join(lines[-40:]))
+    try:
+        run_job(project, f"{spec.name}_lifecycle", config=config, show=lambda progress: show_progress(out, progress))
+    except JobFailed as failure:
+        raise DemoFailed(str(failure)) from failure
 
 
-def _show_progress(out: Console, line: str) -> None:
-    progress = read_progress(line)
-    if progress is None:
+def run_monitoring(out: Console, spec: ModelSpec, project: Path, stores: Stores) -> None:
+    """Run `<model>_monitoring` over every window that has something new, in one run."""
+    ingest(stores, [spec])
+    windows = sorted(stale_windows(spec, stores))
+    if not windows:
         return
+    out.print(f"\n[bold]{spec.name}_monitoring[/bold]: the windows {windows[0]} to {windows[-1]}, in one run")
+    shown: set[str] = set()
+
+    def show(progress: Progress) -> None:
+        if progress.kind != "asset" or progress.subject not in shown:  # each window is materialised: one line for all
+            show_progress(out, progress)
+        shown.add(progress.subject)
+
+    try:
+        run_job(project, f"{spec.name}_monitoring", windows=(windows[0], windows[-1]), show=show)
+    except JobFailed as failure:
+        raise DemoFailed(str(failure)) from failure
+
+
+def show_progress(out: Console, progress: Progress) -> None:
+    """One line for what happened in a run."""
     if progress.kind == "asset":
         out.print(f"  [green]●[/green] {progress.subject}")
     elif progress.kind == "check":
@@ -177,12 +176,40 @@ def _report(out: Console, outcomes: list[Outcome]) -> None:
     out.print(table)
 
 
+def show_health(out: Console, specs: Sequence[ModelSpec], stores: Stores) -> None:
+    """The verdicts of every window, and the words of those that are not healthy."""
+    out.print("\n[bold]Health[/bold], window by window")
+    table = Table("model", "windows", "data", "model", "features that stood out", box=None, pad_edge=False)
+    for spec in specs:
+        monitor = Monitor(spec, stores)
+        model = monitor.newest_model_health(10_000)
+        data = monitor.data_history(model[-1].window, 10_000) if model else []
+        culprits = Counter(name for one in data for name in one.culprits)
+        table.add_row(
+            spec.name,
+            str(len(model)),
+            counted(one.verdict for one in data),
+            counted(one.verdict for one in model),
+            ", ".join(f"{name} ({count})" for name, count in culprits.most_common(4)) or "none",
+        )
+    out.print(table)
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """How often each verdict was given, in words, the most frequent first."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).most_common())
+
+
 def _where_to_look(out: Console, outcomes: list[Outcome], home: Home) -> None:
     out.print("\n[bold]Where to look next[/bold]")
     for command, what in (
         ("make up", "the Dagster UI on http://127.0.0.1:3000 and the service on http://127.0.0.1:8000"),
         (".venv/bin/mlops-assets status", "champions, releases, last verdicts"),
         (f".venv/bin/mlops-assets releases {outcomes[0].spec.name}", "every release and its reason"),
+        (
+            f".venv/bin/mlops-assets report {outcomes[0].spec.name}",
+            "the newest window's health as a page: verdict, why, pictures",
+        ),
         (f".venv/bin/mlops-assets trace {outcomes[0].traffic.prediction_ids[0]}", "what stands behind one answer"),
     ):
         out.print(f"  {command}\n      {what}", markup=False)

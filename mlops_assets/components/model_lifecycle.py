@@ -6,10 +6,14 @@ from typing import Self
 import dagster as dg
 from pydantic import BaseModel
 
+from mlops_assets.assets.data_health import data_health_asset
 from mlops_assets.assets.deployed_bento import deployed_bento_asset
 from mlops_assets.assets.evaluation import evaluation_asset
 from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.assets.imputed_features import imputed_features_asset
+from mlops_assets.assets.live_traffic import live_traffic_asset
+from mlops_assets.assets.model_health import model_health_asset
+from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.assets.raw_data import raw_data_asset
 from mlops_assets.assets.trained_model import trained_model_asset
 from mlops_assets.assets.validated_features import validated_features_asset
@@ -21,7 +25,7 @@ MAX_RUNTIME_S = 3600
 
 @dataclass
 class ModelLifecycle(dg.Component):
-    """A declared model: raw data, validated and imputed features, trained model, evaluation and deployed Bento, with checks."""
+    """A declared model: from raw data to the deployed Bento, and from logged answers to its health, with checks and sensors."""
 
     spec: ModelSpec
 
@@ -51,11 +55,23 @@ def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
         evaluation_asset(spec, types),
         deployed_bento_asset(spec, types),
     ]
-    job = dg.define_asset_job(
+    watching = [live_traffic_asset(spec), data_health_asset(spec), model_health_asset(spec)]
+    lifecycle = dg.define_asset_job(
         f"{spec.name}_lifecycle",
         selection=dg.AssetSelection.assets(*assets),
         description=f"From raw data to the deployed Bento of `{spec.name}`, with every gate inside.",
         tags={MODEL_TAG: spec.name, "dagster/max_runtime": str(MAX_RUNTIME_S)},
         executor_def=dg.in_process_executor,
     )
-    return dg.Definitions(assets=assets, jobs=[job])
+    monitoring = dg.define_asset_job(
+        f"{spec.name}_monitoring",
+        selection=dg.AssetSelection.assets(*watching),
+        partitions_def=partitions_of(spec),
+        description=f"From logged answers and labels to the verdicts on the data and the model of `{spec.name}`, window by window.",
+        tags={"dagster/max_runtime": str(MAX_RUNTIME_S)},
+        executor_def=dg.in_process_executor,
+    )
+    return dg.Definitions(
+        assets=[*assets, *watching],
+        jobs=[lifecycle, monitoring],
+    )

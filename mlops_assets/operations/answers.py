@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops_assets.core.live_traffic import FEATURE, OUTPUT, SHED
 from mlops_assets.core.metrics import Floats
 from mlops_assets.core.monitoring.health import ServiceRecord
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import encode_label
-
-FEATURE, OUTPUT = "feature.", "output_"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Answers:
         return self.rows[named].set_axis([name.removeprefix(FEATURE) for name in named], axis="columns")
 
     def of_one_version(self) -> "Answers":
-        """Those of the version that answered most: a window with a release in it is judged by one model's answers, not a mixture."""
+        """Those of the version that answered most: a window with a release in it is judged by one model's answers."""
         own = (self.rows["bundle"] == self.bundle).to_numpy()
         return replace(self, rows=self.rows[own].reset_index(drop=True), output=self.output[own])
 
@@ -81,9 +80,9 @@ def labelled_of(spec: ModelSpec, answers: Answers, classes: tuple[str | int, ...
 
 def service_record(answers: Answers) -> ServiceRecord:
     """How the service did, whatever the answers were worth."""
-    requests = answers.requests
-    shed = int((requests["status"] == 503).sum())
-    failed = int((requests["status"] >= 500).sum()) - shed
+    status = answers.requests["status"]
+    shed = int(status.isin(SHED).sum())
+    failed = int(((status >= 500) & ~status.isin(SHED)).sum())
     latency = answers.rows["latency_ms"]
     p50, p99 = np.quantile(latency, [0.5, 0.99]) if len(latency) else (float("nan"),) * 2
-    return ServiceRecord(len(requests), failed, shed, float(p50), float(p99))
+    return ServiceRecord(len(status), failed, shed, float(p50), float(p99))

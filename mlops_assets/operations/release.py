@@ -24,6 +24,7 @@ from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.bento import build_bento
 from mlops_assets.operations.provenance import libraries
+from mlops_assets.operations.reference import reference_files
 from mlops_assets.operations.smoke import SmokeTest, smoke_test
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import NotLive, wait_until_live
@@ -164,7 +165,9 @@ def _new_plan(
     fitted, rows = final
     version = _registered_version(spec, stores, candidate, fitted)
     manifest = _manifest(spec, candidate, evaluation, fitted, rows, version)
-    bundle = stores.bundles.put(manifest, files)
+    gated = stores.registry.load(spec.name, candidate.version)
+    reference = reference_files(spec, gated, candidate.plan, candidate.classes, rows)
+    bundle = stores.bundles.put(manifest, {**files, **reference})
     _log_bundle(stores, candidate, bundle)
     stores.registry.tag(spec.name, version, "bundle", bundle)
     return promotion(

@@ -28,7 +28,9 @@ OUTSIDE = 0.2  # share of values outside the reference's range that speaks of an
 class DataHealth(msgspec.Struct, frozen=True):
     """What the data of one window look like beside those the model was trained on.
 
-    `culprits` are the features behind the verdict, the most important first. `drift` is None where there are too few rows.
+    `culprits` are the features behind the verdict, the most important first, `broken` those whose feed is to be suspected.
+    `unseen` names the categories that no reference row has, by feature, the most frequent first. `drift` is None where there
+    are too few rows.
     """
 
     model: str
@@ -42,6 +44,7 @@ class DataHealth(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
     culprits: tuple[str, ...]
     broken: tuple[str, ...]
+    unseen: dict[str, tuple[str, ...]]
     confidence: str
     drift: DriftReport | None
 
@@ -49,7 +52,7 @@ class DataHealth(msgspec.Struct, frozen=True):
 class Cohort(msgspec.Struct, frozen=True):
     """How much of a window's truth is known.
 
-    `matured` are the answers whose label delay has passed at the newest event time, `labelled` those with a label, whenever it came.
+    `matured` are the answers whose label delay has passed at the newest event time, `labelled` those that have a label.
     """
 
     answered: int
@@ -117,13 +120,10 @@ class ModelHealth(msgspec.Struct, frozen=True):
     estimated_by: str
     reference: dict[str, float]
     performance: PerformanceReport | None
+    decayed: bool
     scores: ScoreShift | None
     former: Former | None
     sums: PerformanceSums | None
-
-    @property
-    def decayed(self) -> bool:
-        return self.performance is not None and self.performance.decayed
 
 
 class DataVerdict(msgspec.Struct, frozen=True):
@@ -135,7 +135,9 @@ class DataVerdict(msgspec.Struct, frozen=True):
     broken: tuple[str, ...] = ()
 
 
-def judge_data(spec: ModelSpec, rows: int, expected: float | None, report: DriftReport | None) -> DataVerdict:
+def judge_data(
+    spec: ModelSpec, rows: int, expected: float | None, report: DriftReport | None, *, is_over: bool = True
+) -> DataVerdict:
     """Data quality condemns at once; drift is graded by its severity and by how much the model leans on the feature.
 
     Parameters
@@ -146,8 +148,10 @@ def judge_data(spec: ModelSpec, rows: int, expected: float | None, report: Drift
         Rows that the reference would have in such a window; None where there is no reference.
     report
         None where the window has too few rows to be tested, or nothing to be tested against.
+    is_over
+        Whether the window's time has passed: before that nobody can say that too little came.
     """
-    if rows == 0:
+    if rows == 0 and is_over:
         there = "" if expected is None else f", where about {expected:,.0f} rows are usual"
         return DataVerdict("failed", (f"no traffic came{there}",))
     if report is None or not report.enough:
@@ -166,12 +170,13 @@ def judge_data(spec: ModelSpec, rows: int, expected: float | None, report: Drift
     )
     weighty = tuple(one for one in drifted if one.importance >= worth)
     reasons = [one.reason for one in (*broken, *weighty)]
-    if report.volume.alarm:
+    odd_volume = report.volume.alarm and (is_over or report.volume.ratio > 1)
+    if odd_volume:
         reasons.append(report.volume.reason)
     minor = tuple(one for one in report.features if one.alarm and one not in broken and one not in weighty)
     culprits = tuple(one.feature for one in (*broken, *weighty, *minor))
     verdict: Verdict = "healthy"
-    if weighty or report.volume.alarm:
+    if weighty or odd_volume:
         verdict = "degrading"
     if broken:
         verdict = "failed" if sum(one.importance for one in broken) >= FEED_DEAD else "unhealthy"
@@ -198,22 +203,24 @@ def _is_broken(spec: ModelSpec, one: FeatureDrift) -> bool:
 class Evidence(msgspec.Struct, frozen=True):
     """All that the verdict on a model's answers in one window may look at.
 
-    `decayed_before` counts the decayed windows among the `monitoring.confirm.of - 1` before this one. `estimate_alarm` says why the
-    estimate without labels is worse than the reference, if it is.
+    `decayed_before` counts the decayed windows among the `monitoring.confirm.of - 1` before this one. `is_estimated` tells whether
+    anything can be said without labels, and `estimate_alarm` why that is worse than the reference, if it is.
     """
 
     cohort: Cohort
     service: ServiceRecord
     performance: PerformanceReport | None
     decayed_before: int
+    is_estimated: bool
     estimate_alarm: str | None
     former: Former | None
 
 
 def judge_model(spec: ModelSpec, evidence: Evidence) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict and its reasons, the worst first. Labels decide where there are enough of them, the estimate where they are not due.
+    """The verdict and its reasons, the worst first.
 
-    Performance needs significance, the declared floor, and the declared number of windows; five floors at once need no second window.
+    Labels decide where there are enough of them, the estimate where they are not due. Decay needs significance, the declared floor
+    and the declared number of windows; where the loss has risen by five floors one window is enough.
     """
     found = [*_of_service(evidence.service), *_of_performance(spec, evidence)]
     found.sort(key=lambda one: -_rank(one[0]))
@@ -249,7 +256,9 @@ def _of_performance(spec: ModelSpec, evidence: Evidence) -> list[tuple[Verdict, 
     covered = cohort.coverage >= rules.min_coverage and cohort.labelled >= rules.min_rows
     report = evidence.performance
     if report is not None and covered:
-        found.append((_decay(spec, report, evidence.decayed_before), report.reason))
+        over = report.decayed and not has_decayed(spec, report)
+        why = f"{report.reason}; the newest window is back below the floor" if over else report.reason
+        found.append((_decay(spec, report, evidence.decayed_before), why))
     elif cohort.is_matured:
         found.append(
             (
@@ -279,8 +288,16 @@ def _better_before(former: Former) -> str:
     )
 
 
+def has_decayed(spec: ModelSpec, report: PerformanceReport | None) -> bool:
+    """Is decay shown, and not only by earlier windows that the newest was tested together with?
+
+    A single bad day stays in the tests over several windows; it is over when the newest window is back below the floor.
+    """
+    return report is not None and report.decayed and report.relative >= spec.monitoring.floor
+
+
 def _decay(spec: ModelSpec, report: PerformanceReport, before: int) -> Verdict:
-    if not report.decayed:
+    if not has_decayed(spec, report):
         return "healthy"
     if report.relative >= SEVERE * spec.monitoring.floor:
         return "unhealthy"

@@ -1,0 +1,130 @@
+"""`data_health`: each window's data beside the rows that the model was trained on, with the features that stand out."""
+
+import dagster as dg
+import pandas as pd
+
+from mlops_assets.assets.frames import records_table
+from mlops_assets.assets.freshness import freshness_of
+from mlops_assets.assets.partitions import partitions_of
+from mlops_assets.assets.pictures import as_markdown, png
+from mlops_assets.core.monitoring.health import DataHealth
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.health_figures import distribution_figure, missing_figure
+from mlops_assets.operations.monitor import Look, Monitor
+from mlops_assets.resources import StoresResource
+
+SHOWN_WINDOWS = 60
+_WORST = ("missing_rate", "unseen_share", "out_of_range_share", "psi")
+
+
+def data_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+    """The asset that watches what comes in."""
+    key = dg.AssetKey([spec.name, "data_health"])
+
+    @dg.asset(
+        key=key,
+        group_name=spec.name,
+        owners=[spec.owner],
+        description="Missing values, unseen levels, values out of range, stuck feeds, volume and drift, and the verdict.",
+        deps=[dg.AssetKey([spec.name, "live_traffic"])],
+        kinds={"scipy"},
+        partitions_def=partitions_of(spec),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=freshness_of(spec),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "enough_rows", asset=key, description="The newest window has the rows that a verdict needs."
+            ),
+            dg.AssetCheckSpec(
+                "feeds_are_sound", asset=key, description="No feature is missing, stuck or in another unit."
+            ),
+            dg.AssetCheckSpec("volume", asset=key, description="As many rows came as are usual for such a window."),
+            dg.AssetCheckSpec("drift", asset=key, description="No feature that the model leans on has drifted far."),
+        ],
+    )
+    def data_health(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
+        monitor = Monitor(spec, stores.open())
+        for window in sorted(context.partition_keys):
+            look = monitor.data_health(window)
+            context.add_asset_metadata(_metadata(monitor, look), asset_key=key, partition_key=window)
+        return dg.MaterializeResult(check_results=_checks(monitor.newest_data_health()))
+
+    return data_health
+
+
+def _metadata(monitor: Monitor, look: Look) -> dict[str, dg.MetadataValue]:
+    health = look.health
+    metadata: dict[str, dg.MetadataValue] = {
+        "verdict": dg.MetadataValue.text(health.verdict),
+        "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in health.reasons)),
+        "culprits": dg.MetadataValue.text(", ".join(health.culprits) or "none"),
+        "rows": dg.MetadataValue.int(health.rows),
+        "healthy": dg.MetadataValue.int(int(health.verdict == "healthy")),
+    }
+    report = health.drift
+    if report is None:
+        return metadata
+    alarmed = [one for one in report.features if one.alarm]
+    metadata |= {
+        "confidence": dg.MetadataValue.text(report.confidence),
+        "expected_rows": dg.MetadataValue.float(round(report.volume.expected, 1)),
+        "features_in_alarm": dg.MetadataValue.int(len(alarmed)),
+        "broken_features": dg.MetadataValue.int(len(health.broken)),
+        **{
+            f"worst_{name}": dg.MetadataValue.float(round(max(getattr(one, name) for one in report.features), 6))
+            for name in _WORST
+        },
+        "features": records_table(
+            pd.DataFrame(
+                [
+                    (
+                        one.feature,
+                        one.severity,
+                        one.missing_rate,
+                        one.unseen_share,
+                        one.out_of_range_share,
+                        one.psi,
+                        one.importance,
+                        one.reason,
+                    )
+                    for one in report.features
+                ],
+                columns=["feature", "severity", "missing", "unseen", "out_of_range", "psi", "importance", "why"],
+            )
+        ),
+    }
+    if look.profile is not None and look.reference is not None:
+        shown = [*health.culprits, *(one.feature for one in report.features)]
+        figure = distribution_figure(look.reference.profile, look.profile, shown)
+        metadata["distribution_now_against_reference"] = as_markdown("distribution", png(figure))
+        history = monitor.data_history(health.window, SHOWN_WINDOWS)
+        metadata["missing_over_the_windows"] = as_markdown("missing", png(missing_figure(history)))
+    return metadata
+
+
+def _checks(newest: DataHealth | None) -> list[dg.AssetCheckResult]:
+    """What the newest window says; late labels of an old one do not bring it back into the light."""
+    if newest is None:
+        return [_check(name, True, "no window yet") for name in ("enough_rows", "feeds_are_sound", "volume", "drift")]
+    there, report = newest.verdict not in ("insufficient data", "failed") or bool(newest.broken), newest.drift
+    about = f"{newest.window}: "
+    why = about + "; ".join(newest.reasons)
+    weighty = [one for one in newest.culprits if one not in newest.broken]
+    return [
+        _check("enough_rows", there, about + f"{newest.rows} rows"),
+        _check(
+            "feeds_are_sound", not newest.broken, why if newest.broken else about + "sound", dg.AssetCheckSeverity.ERROR
+        ),
+        _check(
+            "volume", report is None or not report.volume.alarm, about + (report.volume.reason if report else "no rows")
+        ),
+        _check(
+            "drift", not (weighty and newest.verdict == "degrading"), why if weighty else about + "none that weighs"
+        ),
+    ]
+
+
+def _check(
+    name: str, passed: bool, why: str, severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(check_name=name, passed=passed, severity=severity, description=why)

@@ -1,0 +1,154 @@
+"""`model_health`: how good each window's answers were, or are thought to be while their labels are not known."""
+
+import math
+
+import dagster as dg
+import pandas as pd
+
+from mlops_assets.assets.frames import records_table
+from mlops_assets.assets.freshness import freshness_of
+from mlops_assets.assets.partitions import partitions_of
+from mlops_assets.assets.pictures import as_markdown, png
+from mlops_assets.core.monitoring.health import ModelHealth
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.health_figures import performance_figure
+from mlops_assets.operations.monitor import Monitor
+from mlops_assets.operations.report import write_report
+from mlops_assets.resources import StoresResource
+
+SHOWN_WINDOWS = 60
+RANKS = {"healthy": 0, "insufficient data": 1, "degrading": 2, "unhealthy": 3, "failed": 4}
+
+
+def model_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
+    """The asset that watches what goes out."""
+    key = dg.AssetKey([spec.name, "model_health"])
+
+    @dg.asset(
+        key=key,
+        group_name=spec.name,
+        owners=[spec.owner],
+        description="Realised and estimated performance, scores, the former champion and the service, and the verdict.",
+        deps=[dg.AssetKey([spec.name, "live_traffic"]), dg.AssetKey([spec.name, "data_health"])],
+        kinds={"scipy"},
+        partitions_def=partitions_of(spec),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=freshness_of(spec),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "performance",
+                asset=key,
+                description="The newest window with labels is as good as its inputs let expect.",
+            ),
+            dg.AssetCheckSpec("labels_arrive", asset=key, description="Answers whose labels are due have them."),
+            dg.AssetCheckSpec("service", asset=key, description="Requests of the newest window were answered."),
+        ],
+    )
+    def model_health(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
+        opened = stores.open()
+        monitor = Monitor(spec, opened)
+        for window in sorted(context.partition_keys):
+            health = monitor.model_health(window)
+            page = write_report(spec, opened, window)
+            metadata = _metadata(spec, monitor, health) | {"report": dg.MetadataValue.url(page.as_uri())}
+            context.add_asset_metadata(metadata, asset_key=key, partition_key=window)
+        return dg.MaterializeResult(check_results=_checks(spec, monitor))
+
+    return model_health
+
+
+def _metadata(spec: ModelSpec, monitor: Monitor, health: ModelHealth) -> dict[str, dg.MetadataValue]:
+    cohort, service, loss = health.cohort, health.service, spec.headline_loss
+    numbers: dict[str, float] = {
+        "rank": RANKS[health.verdict],
+        "answered": cohort.answered,
+        "labelled": cohort.labelled,
+        "coverage": cohort.coverage,
+        "failed_requests": service.failed,
+        "shed_requests": service.shed,
+        "latency_p50_ms": service.latency_p50_ms,
+        "latency_p99_ms": service.latency_p99_ms,
+        **{name: health.realised[name] for name in _shown(spec) if name in health.realised},
+        **{f"estimated_{name}": health.estimated[name].value for name in _shown(spec) if name in health.estimated},
+    }
+    if health.performance is not None:
+        numbers |= {
+            f"expected_{loss}": health.performance.expected,
+            "relative_change": health.performance.relative,
+            "decayed": float(health.decayed),
+        }
+    if health.scores is not None:
+        numbers["mean_score"] = health.scores.mean
+    metadata: dict[str, dg.MetadataValue] = {
+        "verdict": dg.MetadataValue.text(health.verdict),
+        "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in health.reasons)),
+        **{name: _number(value) for name, value in numbers.items() if math.isfinite(value)},
+    }
+    if health.realised or health.estimated:
+        metadata["metrics"] = records_table(_metrics(health))
+    history = monitor.model_history(health.window, SHOWN_WINDOWS)
+    figure = performance_figure(history, spec.monitoring.floor, loss)
+    metadata["performance_over_the_windows"] = as_markdown("performance", png(figure))
+    return metadata
+
+
+def _shown(spec: ModelSpec) -> tuple[str, ...]:
+    return ("mae",) if spec.task == "regression" else ("roc_auc", "brier", "calibration_error")
+
+
+def _metrics(health: ModelHealth) -> pd.DataFrame:
+    names = [*health.reference, *(name for name in health.estimated if name not in health.reference)]
+    rows = []
+    for name in names:
+        estimate = health.estimated.get(name)
+        rows.append(
+            (
+                name,
+                health.reference.get(name),
+                health.realised.get(name),
+                estimate and estimate.value,
+                estimate and estimate.standard_error,
+            )
+        )
+    return pd.DataFrame(rows, columns=["metric", "held_out", "realised", "estimated", "standard_error"])
+
+
+def _number(value: float) -> dg.MetadataValue:
+    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(float(f"{value:.6g}"))
+
+
+def _checks(spec: ModelSpec, monitor: Monitor) -> list[dg.AssetCheckResult]:
+    """What the newest windows say; late labels of an old one do not bring it back into the light."""
+    history = monitor.newest_model_health(SHOWN_WINDOWS)
+    if not history:
+        return [
+            dg.AssetCheckResult(check_name=name, passed=True, description="no window yet")
+            for name in ("performance", "labels_arrive", "service")
+        ]
+    judged = next((one for one in reversed(history) if one.performance is not None), history[-1])
+    due = [one for one in history if one.cohort.is_matured]
+    dry = bool(due) and due[-1].cohort.coverage < spec.monitoring.min_coverage
+    newest, severity = history[-1], dg.AssetCheckSeverity
+    return [
+        dg.AssetCheckResult(
+            check_name="performance",
+            passed=not judged.decayed,
+            severity=severity.ERROR if judged.verdict in ("unhealthy", "failed") else severity.WARN,
+            description=f"{judged.window}: {judged.reasons[0]}",
+        ),
+        dg.AssetCheckResult(
+            check_name="labels_arrive",
+            passed=not dry,
+            severity=severity.WARN,
+            description=f"{due[-1].window}: {due[-1].cohort.labelled} of {due[-1].cohort.answered} answers have a label"
+            if due
+            else "no label is due yet",
+        ),
+        dg.AssetCheckResult(
+            check_name="service",
+            passed=not newest.service.failed and not newest.service.shed,
+            severity=severity.ERROR if newest.verdict == "failed" else severity.WARN,
+            description=f"{newest.window}: {newest.service.failed} of {newest.service.requests} requests failed, "
+            f"{newest.service.shed} were turned away",
+        ),
+    ]

@@ -1,0 +1,426 @@
+"""Looking at windows of live traffic: what their data and their answers say, written down as one verdict each.
+
+How windows come about is told in `live_traffic.py`; the tests and the verdicts are those of `core/monitoring`.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from mlops_assets.core.evaluation import Judged, compare, point_metrics
+from mlops_assets.core.live_traffic import LiveWindow
+from mlops_assets.core.metrics import Floats
+from mlops_assets.core.monitoring.drift import DriftReport
+from mlops_assets.core.monitoring.estimation import (
+    MIN_REFIT_ROWS,
+    REFIT_ROWS,
+    CalibrationMap,
+    Estimate,
+    estimate_loss,
+    estimate_performance,
+    refit_calibration,
+    with_cluster_error,
+)
+from mlops_assets.core.monitoring.health import (
+    Cohort,
+    DataHealth,
+    Evidence,
+    Former,
+    ModelHealth,
+    ScoreShift,
+    has_decayed,
+    judge_data,
+    judge_model,
+)
+from mlops_assets.core.monitoring.performance import SCALES, PerformanceSums, assess_performance, sums_of
+from mlops_assets.core.monitoring.profile import WindowProfile, profile_frame
+from mlops_assets.core.monitoring.windows import Windows
+from mlops_assets.core.scoring.scorer import CompiledScorer
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.training import predict
+from mlops_assets.operations.answers import Answers, Labelled, answers_of, labelled_of, service_record
+from mlops_assets.operations.live_traffic import live_windows, read_window
+from mlops_assets.operations.reference import Reference, clusters_of, score_frame
+from mlops_assets.operations.stores import Stores
+
+DATA_HEALTH, MODEL_HEALTH, PROFILES = "data_health", "model_health", "profiles"
+_LOOK_BACK = 60  # windows in which labelled rows are looked for to calibrate anew
+_NAMED = 20  # unseen categories that are named
+_STANDARD_ERRORS = 3.0  # by which an estimate must be worse than the reference
+
+
+@dataclass(frozen=True)
+class Look:
+    """A window's verdict on its data, with the profiles that pictures are made of; None where there is no reference."""
+
+    health: DataHealth
+    profile: WindowProfile | None
+    reference: Reference | None
+
+
+class _Profile(msgspec.Struct, frozen=True):
+    """A window's profile by the cells of one bundle's reference."""
+
+    bundle: str
+    rows: int
+    counts: list[int]
+    minimum: list[float]
+    maximum: list[float]
+    phase: list[float]
+
+    @classmethod
+    def of(cls, bundle: str, profile: WindowProfile) -> "_Profile":
+        arrays = (profile.counts, profile.minimum, profile.maximum, profile.phase)
+        return cls(bundle, profile.rows, *(array.tolist() for array in arrays))
+
+    def profile(self) -> WindowProfile:
+        arrays = (np.array(values, dtype=float) for values in (self.minimum, self.maximum, self.phase))
+        return WindowProfile(self.rows, np.array(self.counts, dtype=np.int64), *arrays)
+
+
+class Monitor:
+    """Assesses windows of one model; what it has read of bundles and windows it keeps, so that a batch reads everything once."""
+
+    def __init__(self, spec: ModelSpec, stores: Stores) -> None:
+        self.spec, self.stores, self.windows = spec, stores, Windows.of(spec)
+        self._references: dict[str, Reference | None] = {}
+        self._answers: dict[str, Answers] = {}
+        self._labelled: dict[str, Labelled] = {}
+
+    def data_health(self, window: str) -> Look:
+        """Test a window's data against the reference of the model that answered most of it, and write the verdict down."""
+        answers = self.answers(window)
+        reference = self.reference(answers.bundle)
+        profile, report = None, None
+        if reference is not None and answers.bundle is not None:
+            profile = self._profile(window, answers.bundle, reference)
+            report = reference.features.assess(self._recent_profiles(window, answers.bundle, reference, profile))
+        champion = reference or self._current_reference()
+        expected = None if champion is None else _usual_rows(champion)
+        begin, end = self.windows.bounds(window)
+        verdict = judge_data(self.spec, len(answers.rows), expected, report, is_over=end <= datetime.now(UTC))
+        health = DataHealth(
+            model=self.spec.name,
+            window=window,
+            begin=begin,
+            end=end,
+            version=answers.version,
+            bundle=answers.bundle,
+            rows=len(answers.rows),
+            verdict=verdict.verdict,
+            reasons=verdict.reasons,
+            culprits=verdict.culprits,
+            broken=verdict.broken,
+            unseen={} if reference is None else _unseen(reference, answers),
+            confidence="" if report is None else report.confidence,
+            drift=report,
+        )
+        self.stores.lake.write_document(self.spec.name, f"{DATA_HEALTH}/{window}", health)
+        return Look(health, profile, reference)
+
+    def model_health(self, window: str) -> ModelHealth:
+        """Hold a window's answers against their labels, or against what can be said without them, and write the verdict down."""
+        spec, answers = self.spec, self.answers(window).of_one_version()
+        reference = self.reference(answers.bundle)
+        labelled = self.labelled(window)
+        cohort = self._cohort(answers, labelled)
+        earlier = self._earlier(window, answers.bundle)
+        sums, report, scores, former = None, None, None, None
+        estimated: dict[str, Estimate] = {}
+        how, alarm = "", None
+        if reference is not None and len(answers.rows):
+            calibration, how = self._calibration(window, answers.bundle, reference)
+            estimated = self._estimate(answers, reference, calibration)
+            alarm = _estimate_alarm(spec, reference, estimated)
+            scores = self._score_shift(answers, reference)
+            if len(labelled.truth):
+                sums = self._sums(answers, labelled, reference)
+                recent = [one.sums for one in earlier if one.sums is not None]
+                report = assess_performance(
+                    reference.held_out.performance,
+                    [*recent, sums],
+                    loss=spec.headline_loss,
+                    floor=spec.monitoring.floor,
+                    min_rows=spec.monitoring.min_rows,
+                )
+            former = self._former(answers, labelled)
+        service = service_record(answers)
+        before = earlier[-(spec.monitoring.confirm.of - 1) :] if spec.monitoring.confirm.of > 1 else ()
+        evidence = Evidence(cohort, service, report, sum(one.decayed for one in before), bool(estimated), alarm, former)
+        verdict, reasons = judge_model(spec, evidence)
+        begin, end = self.windows.bounds(window)
+        judged = Judged(labelled.truth, labelled.output) if len(labelled.truth) else None
+        health = ModelHealth(
+            model=spec.name,
+            window=window,
+            begin=begin,
+            end=end,
+            version=answers.version,
+            bundle=answers.bundle,
+            verdict=verdict,
+            reasons=reasons,
+            cohort=cohort,
+            service=service,
+            realised={} if judged is None else _metrics(spec, judged),
+            estimated=estimated,
+            estimated_by=how,
+            reference={} if reference is None else reference.held_out.metrics,
+            performance=report,
+            decayed=has_decayed(spec, report),
+            scores=scores,
+            former=former,
+            sums=sums,
+        )
+        self.stores.lake.write_document(spec.name, f"{MODEL_HEALTH}/{window}", health)
+        return health
+
+    def answers(self, window: str) -> Answers:
+        """The rows of a window; of an empty one where no traffic came."""
+        if window not in self._answers:
+            self._answers[window] = answers_of(read_window(self.spec, self.stores, window))
+        return self._answers[window]
+
+    def reference(self, bundle: str | None) -> Reference | None:
+        """The reference that a bundle carries."""
+        if bundle is None:
+            return None
+        if bundle not in self._references:
+            self._references[bundle] = Reference.of(self.spec, self.stores.bundles.get(bundle))
+        return self._references[bundle]
+
+    def data_history(self, window: str, count: int) -> list[DataHealth]:
+        """The verdicts on the data of the last `count` windows up to this one, as far as they have been made, oldest first."""
+        found = (self._document(DATA_HEALTH, key, DataHealth) for key in self.windows.last(window, count))
+        return [one for one in found if one is not None]
+
+    def model_history(self, window: str, count: int) -> list[ModelHealth]:
+        """The verdicts on the answers of the last `count` windows up to this one, as far as they have been made, oldest first."""
+        found = (self._document(MODEL_HEALTH, key, ModelHealth) for key in self.windows.last(window, count))
+        return [one for one in found if one is not None]
+
+    def newest_data_health(self) -> DataHealth | None:
+        """The verdict on the data of the newest window that has one."""
+        newest = self._newest_of(DATA_HEALTH)
+        return None if newest is None else self._document(DATA_HEALTH, newest, DataHealth)
+
+    def newest_model_health(self, count: int) -> list[ModelHealth]:
+        """The verdicts on the answers of the newest windows, oldest first."""
+        newest = self._newest_of(MODEL_HEALTH)
+        return [] if newest is None else self.model_history(newest, count)
+
+    def _newest_of(self, kind: str) -> str | None:
+        lake, model = self.stores.lake, self.spec.name
+        return next((key for key in sorted(self._live, reverse=True) if lake.has(model, f"{kind}/{key}")), None)
+
+    @cached_property
+    def _live(self) -> dict[str, LiveWindow]:
+        return live_windows(self.spec, self.stores)
+
+    def labelled(self, window: str) -> "Labelled":
+        """The labelled answers of a window."""
+        if window not in self._labelled:
+            self._labelled[window] = labelled_of(
+                self.spec, self.answers(window).of_one_version(), self._classes(window)
+            )
+        return self._labelled[window]
+
+    def _classes(self, window: str) -> tuple[str | int, ...]:
+        bundle = self.answers(window).bundle
+        return () if bundle is None else self.stores.bundles.get(bundle).manifest.classes
+
+    def newest_event(self) -> datetime | None:
+        """ "Now": the newest event time in the newest window that has enough rows to be believed."""
+        fewest = self.spec.monitoring.min_rows
+        known = (one.last_event_at for _, one in sorted(self._live.items(), reverse=True) if one.answered >= fewest)
+        return next(known, None)
+
+    def _document(self, kind: str, window: str, what: type[Any]) -> Any:
+        try:
+            return self.stores.lake.read_document(self.spec.name, f"{kind}/{window}", what)
+        except FileNotFoundError:
+            return None
+
+    def _current_reference(self) -> Reference | None:
+        plan = self.stores.releases.current(self.spec.name)
+        return None if plan is None else self.reference(plan.champion.bundle)
+
+    def _profile(self, window: str, bundle: str, reference: Reference) -> WindowProfile:
+        answers = self.answers(window)
+        binning = reference.profile.binning
+        features = answers.features.reindex(columns=list(binning.names))
+        profile = profile_frame(binning, features, answers.rows["event_time"])
+        self.stores.lake.write_document(self.spec.name, f"{PROFILES}/{window}", _Profile.of(bundle, profile))
+        return profile
+
+    def _recent_profiles(
+        self, window: str, bundle: str, reference: Reference, newest: WindowProfile
+    ) -> list[WindowProfile]:
+        recent = []
+        for key in self.windows.last(window, max(SCALES))[:-1]:
+            kept = self._document(PROFILES, key, _Profile)
+            if kept is not None and kept.bundle == bundle:
+                recent.append(kept.profile())
+            elif key in self._live and len(self.answers(key).rows):
+                recent.append(self._profile(key, bundle, reference))
+        return [*recent, newest]
+
+    def _earlier(self, window: str, bundle: str | None) -> list[ModelHealth]:
+        """The verdicts on the windows before this one that the same model answered."""
+        count = max(*SCALES, self.spec.monitoring.confirm.of)
+        found = (self._document(MODEL_HEALTH, key, ModelHealth) for key in self.windows.last(window, count)[:-1])
+        return [one for one in found if one is not None and one.bundle == bundle]
+
+    def _cohort(self, answers: Answers, labelled: "Labelled") -> Cohort:
+        now = self.newest_event()
+        matured = 0
+        if now is not None:
+            matured = int((answers.rows["event_time"] + self.spec.label.delay <= now).sum())
+        return Cohort(len(answers.rows), matured, len(labelled.truth))
+
+    def _calibration(self, window: str, bundle: str | None, reference: Reference) -> tuple[CalibrationMap | None, str]:
+        """The calibration made anew on labels that were known when the window began; where they are too few, the bundle's own."""
+        if self.spec.task == "regression":
+            return None, "a model of the loss, fitted on held-out rows" if reference.loss_model else ""
+        truth, output = self._known_before(window, bundle)
+        refitted = refit_calibration(truth, output) if len(truth) >= MIN_REFIT_ROWS else None
+        if refitted is not None:
+            return refitted, f"probabilities calibrated on the {refitted.rows:,} newest labelled rows"
+        assert reference.held_out.calibration is not None
+        return reference.held_out.calibration, "probabilities calibrated on the held-out rows of the training"
+
+    def _known_before(self, window: str, bundle: str | None) -> tuple[Floats, Floats]:
+        begin, found = self.windows.bounds(window)[0], 0
+        parts: list[Labelled] = []
+        for step in range(1, _LOOK_BACK + 1):
+            key = self.windows.shift(window, -step)
+            if found >= REFIT_ROWS or key not in self._live:
+                break
+            if self.answers(key).bundle == bundle:
+                parts.append(self.labelled(key).known_at(begin))
+                found += len(parts[-1].truth)
+        if not parts:
+            return np.empty(0), np.empty((0, 2))
+        parts.reverse()
+        return np.concatenate([one.truth for one in parts]), np.concatenate([one.output for one in parts])
+
+    def _estimate(
+        self, answers: Answers, reference: Reference, calibration: CalibrationMap | None
+    ) -> dict[str, Estimate]:
+        expected = reference.expected(answers.features, answers.output, calibration)
+        if expected is None:
+            return {}
+        if self.spec.task == "regression":
+            estimates = {"mae": estimate_loss(expected, reference.held_out.dispersion)}
+        else:
+            estimates = estimate_performance(answers.output, expected, self.spec.evaluation.decision_threshold)
+        baseline = reference.held_out.performance.baselines()[self.spec.headline_loss]
+        return with_cluster_error(estimates, baseline.overdispersion)
+
+    def _sums(self, answers: Answers, labelled: "Labelled", reference: Reference) -> PerformanceSums:
+        features = answers.features[labelled.at]
+        expected = reference.expected(features, labelled.output, reference.held_out.calibration)
+        clusters = clusters_of(self.spec, answers.rows["event_time"][labelled.at]).to_numpy()
+        return sums_of(self.spec.task, labelled.truth, labelled.output, expected, clusters)
+
+    def _score_shift(self, answers: Answers, reference: Reference) -> ScoreShift:
+        scores = score_frame(answers.output)
+        profile = profile_frame(reference.score_profile.binning, scores, answers.rows["event_time"])
+        report: DriftReport = reference.scores.assess([profile])
+        most = max(report.features, key=lambda one: (one.alarm, one.psi))
+        return ScoreShift(
+            mean=float(scores[most.feature].mean()),
+            reference_mean=_mean_of(reference, most.feature),
+            psi=most.psi,
+            alarm=most.alarm,
+            reason=most.reason,
+        )
+
+    def _former(self, answers: Answers, labelled: "Labelled") -> Former | None:
+        """The last champion before the one that answered, asked for the labelled rows again; None where there is none to ask."""
+        if len(labelled.truth) < self.spec.monitoring.min_rows:
+            return None
+        plans = self.stores.releases.history(self.spec.name)
+        released = [plan.release for plan in plans if plan.champion.version == answers.version]
+        withdrawn = set(plans[-1].withdrawn) if plans else set()
+        candidates = [
+            plan.champion
+            for plan in plans
+            if released and plan.release < min(released) and plan.champion.version not in withdrawn
+        ]
+        if not candidates:
+            return None
+        former = candidates[-1]
+        output = self._ask_again(former.bundle, answers.features[labelled.at])
+        if output is None or output.shape != labelled.output.shape:
+            return None
+        metric = self.spec.headline_loss
+        pairs = compare(self.spec, labelled.truth, output, labelled.output)
+        one = next(pair for pair in pairs if pair.metric == metric)
+        return Former(former.version, one, is_better=one.loss.low > 0)
+
+    def _ask_again(self, bundle: str, features: pd.DataFrame) -> Floats | None:
+        """What another version answers to logged rows; None where they lack a feature that it needs."""
+        found = self.stores.bundles.get(bundle)
+        names = [feature.name for feature in found.manifest.features]
+        if any(name not in features for name in names):
+            return None
+        if found.manifest.uncompiled is not None:
+            pipeline = self.stores.registry.load(self.spec.name, found.manifest.version)
+            return predict(pipeline, features[names])
+        scorer = CompiledScorer.from_files(found.files["scorer.npz"], found.files["scorer.json"])
+        return scorer.score_columns({name: features[name].to_numpy() for name in names})
+
+
+def _metrics(spec: ModelSpec, judged: Judged) -> dict[str, float]:
+    return {name: value for name, value in point_metrics(spec, judged).items() if np.isfinite(value)}
+
+
+def _unseen(reference: Reference, answers: Answers) -> dict[str, tuple[str, ...]]:
+    """The categories of the window that no reference row has, the most frequent first."""
+    features, found = answers.features, {}
+    for bins in reference.profile.binning.features:
+        if bins.kind == "category" and bins.name in features:
+            values = features[bins.name].dropna()
+            new = values[~values.isin(bins.levels)].value_counts()
+            if len(new):
+                found[bins.name] = tuple(map(str, new.index[:_NAMED]))
+    return found
+
+
+def _usual_rows(reference: Reference) -> float | None:
+    rows = [block.rows for block in reference.profile.blocks]
+    return float(np.median(rows)) if rows else None
+
+
+def _mean_of(reference: Reference, name: str) -> float:
+    """Mean of a column of the reference, from the middles of its bins."""
+    profile = reference.score_profile
+    one = next(bins for bins in profile.binning.features if bins.name == name)
+    counts = profile.whole.counts[profile.binning.slice_of(name)][1:-2]
+    bounds = np.array([one.low, *one.edges, one.high])
+    middles = (bounds[1:] + bounds[:-1]) / 2
+    return float(np.average(middles, weights=counts)) if counts.sum() else float("nan")
+
+
+def _estimate_alarm(spec: ModelSpec, reference: Reference, estimated: dict[str, Estimate]) -> str | None:
+    """Why the estimate is worse than the reference, where it is so by the floor and beyond its error.
+
+    A classifier's expected loss moves with the base rate though nothing has decayed; what it can tell apart does not.
+    """
+    metric = "mae" if spec.task == "regression" else "roc_auc"
+    if metric not in estimated or metric not in reference.held_out.metrics:
+        return None
+    estimate, known = estimated[metric], reference.held_out.metrics[metric]
+    worse = estimate.value - known if spec.task == "regression" else known - estimate.value
+    allowed = spec.monitoring.floor * (known if spec.task == "regression" else abs(known - 0.5))
+    if not worse > max(allowed, _STANDARD_ERRORS * estimate.standard_error):
+        return None
+    return (
+        f"without labels, {metric} is estimated at {estimate.value:.4g} ± {estimate.standard_error:.2g}; it was {known:.4g} on "
+        "held-out rows"
+    )
