@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from mlops_assets.stores.home import Home
+from mlops_assets.stores.prediction_log import Durability
 
 T = TypeVar("T")
-
-Durability = Literal["os", "disk"]
 
 
 @dataclass(frozen=True)

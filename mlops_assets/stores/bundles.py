@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mlops_assets.core.manifest import FORMAT, Manifest
-from mlops_assets.stores.files import TEMPORARY, locked, make_folder, sync_folder, write_new
+from mlops_assets.stores.files import PLAIN_NAME, TEMPORARY, locked, make_folder, sync_folder, write_new
 
 MANIFEST = "manifest.json"
 
@@ -106,7 +106,6 @@ class BundleStore:
 
 
 _BUNDLE_ID = re.compile("sha256:[0-9a-f]{64}")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _REMEDY = "store it again from the Bento or the MLflow run that carries it, or release another version"
 
 
@@ -170,7 +169,7 @@ def _decode(encoded: bytes, source: Path) -> Manifest:
 
 
 def _require_plain_name(name: str) -> None:
-    if name == MANIFEST or not _PLAIN_NAME.fullmatch(name):
+    if name == MANIFEST or not PLAIN_NAME.fullmatch(name):
         raise BundleError(f"{name!r} cannot be a file of a bundle: expected a plain file name other than {MANIFEST}")
 
 

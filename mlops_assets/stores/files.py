@@ -1,12 +1,17 @@
-"""Files that are either wholly there or not at all, and locks between processes. What the files mean is their store's business."""
+"""Names that are safe in a path, files that are either wholly there or not at all, and locks between processes.
+
+What the files mean is their store's business.
+"""
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = ".incoming-"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def write_new(path: Path, content: bytes, *, durable: bool = True) -> None:

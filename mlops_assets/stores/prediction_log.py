@@ -5,7 +5,6 @@ written that of `log_segment`, and turning segments into tables that of `operati
 """
 
 import os
-import re
 import threading
 import time
 import uuid
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlops_assets.core.records import LabelRecord, PredictionRecord, Record
+from mlops_assets.stores.files import PLAIN_NAME
 from mlops_assets.stores.log_frames import (
     VERSION,
     Footer,
@@ -60,7 +60,7 @@ class LogWriter:
         max_segment_bytes: int = 64 * 1024 * 1024,
         max_segment_age_s: float = 300,
     ):
-        if not _WORKER_NAME.fullmatch(worker):
+        if not PLAIN_NAME.fullmatch(worker):
             raise ValueError(f"{worker!r} cannot name a worker: expected letters, digits, '_', '-' and '.'")
         self.root = root
         self.worker = worker
@@ -252,7 +252,6 @@ class PredictionLog:
 SAME_REQUEST = timedelta(minutes=5)
 
 _LONGEST_FOOTER = 64 * 1024
-_WORKER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def _seal(segment: OpenSegment) -> None:

@@ -7,13 +7,12 @@ the business of `core/rollout.py`.
 
 import hashlib
 import os
-import re
 from pathlib import Path
 
 import msgspec
 
 from mlops_assets.core.rollout import ReleasePlan
-from mlops_assets.stores.files import TEMPORARY, locked, make_folder, write_whole
+from mlops_assets.stores.files import PLAIN_NAME, TEMPORARY, locked, make_folder, write_whole
 
 
 class ReleaseConflict(RuntimeError):
@@ -128,13 +127,12 @@ class ReleaseStore:
         return self._folder(model) / f"{release:08d}.json"
 
     def _folder(self, model: str) -> Path:
-        if not _MODEL_NAME.fullmatch(model):
+        if not PLAIN_NAME.fullmatch(model):
             raise ValueError(f"{model!r} cannot name a model: expected letters, digits, '_', '-' and '.'")
         return self.root / model
 
 
 _POINTER = "current"
-_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class _Pointer(msgspec.Struct, frozen=True):

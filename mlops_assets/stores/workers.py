@@ -1,14 +1,13 @@
 """What each serving worker has loaded: one small file per worker, replaced at every heartbeat."""
 
 import os
-import re
 import socket
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from mlops_assets.stores.files import TEMPORARY, make_folder, write_whole
+from mlops_assets.stores.files import PLAIN_NAME, TEMPORARY, make_folder, write_whole
 
 
 class WorkerError(RuntimeError):
@@ -73,12 +72,9 @@ class WorkerStore:
         return [state for name in names if (state := _read(self.root / name)) is not None]
 
     def _path(self, worker: str) -> Path:
-        if not _WORKER_NAME.fullmatch(worker):
+        if not PLAIN_NAME.fullmatch(worker):
             raise ValueError(f"{worker!r} cannot name a worker: expected letters, digits, '_', '-' and '.'")
         return self.root / f"{worker}.json"
-
-
-_WORKER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def _read(path: Path) -> WorkerState | None:
