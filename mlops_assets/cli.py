@@ -1,4 +1,4 @@
-"""What an operator types: `mlops-assets status`, `serve`, `releases`, `trace`, `demo`, `up`. It prints; operations do the work."""
+"""What an operator types: `mlops-assets status`, `serve`, `releases`, `trace`, `report`, `demo`, `up`. It prints; operations work."""
 
 import os
 import signal
@@ -172,6 +172,49 @@ def trace(prediction_id: Annotated[str, typer.Argument(help="id that the service
             show(one)
     except UnknownPrediction as error:
         _stop(error)
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Argument(help="name of a model")],
+    window: Annotated[
+        str | None, typer.Option(help="key of a window; the newest one with a verdict if left out")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="open the page in a browser")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Evidently's report of the window as well (needs the extra 'report')")
+    ] = False,
+) -> None:
+    """Write the page on one window's health: the verdicts on data and model, why, and pictures. Prints its path."""
+    from mlops_assets.operations.evidently_report import EvidentlyMissing, write_evidently_report
+    from mlops_assets.operations.models import declared_models
+    from mlops_assets.operations.report import judged_windows, verdicts_of, write_report
+    from mlops_assets.operations.stores import Stores
+
+    models = declared_models()
+    if model not in models:
+        _stop(f"no model {model!r}: declared are {', '.join(models) or 'none'}")
+    spec, stores = models[model], Stores(Home.from_environment())
+    known = judged_windows(spec, stores)
+    if not known:
+        _stop(
+            f"no window of {model!r} has a verdict yet: materialise {model}/data_health and {model}/model_health first"
+        )
+    chosen = window or known[-1]
+    if chosen not in known:
+        _stop(f"{model!r} has no verdict on window {chosen!r}: there are {len(known)} from {known[0]} to {known[-1]}")
+    pages = [write_report(spec, stores, chosen)]
+    try:
+        if full:
+            pages.append(write_evidently_report(spec, stores, chosen))
+    except (EvidentlyMissing, FileNotFoundError, ValueError) as error:
+        _stop(error)
+    data, answers = verdicts_of(spec, stores, chosen)
+    out.print(f"{model} {chosen}: data {data}, model {answers}")
+    for page in pages:
+        out.print(str(page), markup=False)
+        if show:
+            typer.launch(page.as_uri())
 
 
 @app.command()

@@ -40,6 +40,10 @@ class Home:
         return self.root / "lake"
 
     @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
     def mlflow(self) -> Path:
         return self.root / "mlflow"
 

@@ -19,6 +19,7 @@ from mlops_assets.core.monitoring.health import (
     ModelHealth,
     ScoreShift,
     ServiceRecord,
+    has_decayed,
     judge_data,
     judge_model,
 )
@@ -62,7 +63,8 @@ def health_rows(rows: int, seed: int, *, broken: bool = False) -> pd.DataFrame:
     frame.loc[random.random(rows) < (0.95 if broken else 0.08), "pressure"] = None
     frame.loc[random.random(rows) < 0.03, "wind_speed"] = None
     if broken:
-        frame.loc[random.random(rows) < 0.06, "dest"] = random.choice(["ZZ1", "ZZ2"])
+        frame.loc[random.random(rows) < 0.06, "dest"] = "ZZ1"
+        frame.loc[random.random(rows) < 0.02, "dest"] = "ZZ2"
     return frame
 
 
@@ -101,6 +103,7 @@ def health_windows(
                 reasons=judged.reasons,
                 culprits=judged.culprits,
                 broken=judged.broken,
+                unseen={"dest": ("ZZ1", "ZZ2")} if number >= broken_from else {},
                 confidence=report.confidence,
                 drift=report if report.enough else None,
             )
@@ -131,7 +134,7 @@ def model_windows(windows: int = 35, broken_from: int = 31, labelled: int | None
         cohort = Cohort(300, 300 if has_labels else 0, 290 if has_labels else 0)
         service = ServiceRecord(312, 7, 5, 0.42, 3.1)
         comparison = PairedComparison("brier", 300, 0.21, 0.19, Interval(-0.02, -0.03, -0.01))
-        evidence = Evidence(cohort, service, report, 0, None, None)
+        evidence = Evidence(cohort, service, report, 0, is_estimated=True, estimate_alarm=None, former=None)
         verdict, reasons = judge_model(spec, evidence)
         history.append(
             ModelHealth(
@@ -150,6 +153,7 @@ def model_windows(windows: int = 35, broken_from: int = 31, labelled: int | None
                 estimated_by="calibrated probabilities",
                 reference=known,
                 performance=report,
+                decayed=has_decayed(spec, report),
                 scores=ScoreShift(0.25, 0.26, 0.004, False, "the answers are spread as on the held-out rows"),
                 former=Former(2, comparison, False),
                 sums=sums,
