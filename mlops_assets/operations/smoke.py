@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, ScorerError, differences
 from mlops_assets.operations.client import PredictionClient, ServiceError
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
 
 TOLERANCE = 1e-12
 
@@ -32,7 +34,8 @@ def smoke_test(stores: Stores, plan: ReleasePlan) -> SmokeTest:
     bundle = stores.bundles.get(plan.champion.bundle)
     golden = GoldenRows.from_json(bundle.files["golden.json"])
     url = stores.home.service_url()
-    if url is not None:
+    # The address may be left of a supervisor that was killed: somebody answers there when a worker still says so.
+    if url is not None and stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE):
         return _ask_service(url, plan, bundle.manifest, golden)
     if bundle.manifest.uncompiled is not None:
         return SmokeTest(

@@ -27,6 +27,16 @@ def test_without_a_service_the_bundle_is_asked(tmp_path: Path):
     assert "golden rows are answered otherwise" in wrong.why
 
 
+def test_the_address_of_a_service_that_was_killed_is_not_asked(tmp_path: Path):
+    """What a killed supervisor left behind once had the next good release refused and withdrawn."""
+    stores = Stores(Home(tmp_path))
+    plan = release(stores.home, small_model())
+    stores.home.service_address.write_text("http://127.0.0.1:9")
+    smoke = smoke_test(stores, plan)
+    assert smoke.passed, smoke.why
+    assert smoke.why.startswith("no service runs")
+
+
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     home = Home(tmp_path_factory.mktemp("smoke"))
