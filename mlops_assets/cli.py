@@ -1,4 +1,4 @@
-"""What an operator types: `mlops-assets status`, `serve`, `releases`, `trace`, `report`, `demo`, `up`. It prints; operations work."""
+"""What an operator types: `mlops-assets status`, `serve`, `releases`, `trace`, `report`, `demo`, `up`. Operations do the work."""
 
 import os
 import signal

@@ -216,8 +216,11 @@ def metric_rows(model: ModelHealth) -> list[MetricRow]:
 
 
 def _counted(monitor: Monitor, data: DataHealth | None) -> Counted | None:
-    reference = None if data is None or data.drift is None else monitor.reference(data.bundle)
-    if data is None or reference is None:
+    """None where nothing was tested, or the bundle that it was tested with has been removed since."""
+    if data is None or data.drift is None or data.bundle is None or data.bundle not in monitor.stores.bundles:
+        return None
+    reference = monitor.reference(data.bundle)
+    if reference is None:
         return None
     binning, answers = reference.profile.binning, monitor.answers(data.window)
     features = answers.features.reindex(columns=list(binning.names))
