@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,7 +67,7 @@ class Measured:
 
 
 def timed(work: Work, repeats: int = 5) -> Timing:
-    """Time a piece of work in this process; collect garbage before each run, not during it."""
+    """Time a piece of work in this process; garbage of the run before is collected first."""
     seconds = list(_runs(work, repeats))
     return Timing(min(seconds), statistics.median(seconds))
 
@@ -129,14 +129,12 @@ def save(name: str, figures: Figures) -> Path:
 # ---- in the fresh process
 
 
-def _runs(work: Work, repeats: int) -> Any:
+def _runs(work: Work, repeats: int) -> Iterator[float]:
     for _ in range(repeats):
         gc.collect()
-        gc.disable()
         start = time.perf_counter()
         work()
         yield time.perf_counter() - start
-        gc.enable()
 
 
 def _main(prepare: str, repeats: str, options: str) -> None:

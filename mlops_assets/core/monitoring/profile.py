@@ -41,7 +41,9 @@ MAX_CELLS = 200
 # Levels that are known at all. A feature with more is a name rather than a category, and new names are no news.
 MAX_LEVELS = 10_000
 
-_BATCH_ROWS = 65_536
+# Batches and reads that keep the memory of twenty columns under 100 MB; larger ones are no quicker.
+_BATCH_ROWS = 32_768
+_READ_BYTES = 2**18
 
 
 class FeatureBins(msgspec.Struct, frozen=True):
@@ -293,7 +295,7 @@ def profile_parquet(
     """
     named = [(one.kind, (columns or {}).get(one.name, one.name)) for one in binning.features]
     texts = [name for kind, name in named if kind == "category"]
-    with parquet.ParquetFile(file, read_dictionary=texts, pre_buffer=False) as opened:
+    with parquet.ParquetFile(file, read_dictionary=texts, pre_buffer=False, buffer_size=_READ_BYTES) as opened:
         present = set(opened.schema_arrow.names)
         wanted = dict.fromkeys([*(name for _, name in named), *([times] if times else [])])
         batches = opened.iter_batches(_BATCH_ROWS, columns=[name for name in wanted if name in present])
