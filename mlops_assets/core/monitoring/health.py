@@ -268,11 +268,11 @@ def _of_performance(spec: ModelSpec, evidence: Evidence) -> list[tuple[Verdict, 
             )
         )
     else:
-        what = "the estimate without labels is as good as the reference" if evidence.estimate_alarm is None else ""
-        if what:
-            found.append(
-                ("healthy", f"{what}; labels are not due yet ({cohort.labelled} of {cohort.answered} are here)")
-            )
+        here = f"labels are not due yet ({cohort.labelled} of {cohort.answered} are here)"
+        if not evidence.is_estimated:
+            found.append(("insufficient data", f"nothing can be estimated without labels; {here}"))
+        elif evidence.estimate_alarm is None:
+            found.append(("healthy", f"the estimate without labels is as good as the reference; {here}"))
     if evidence.estimate_alarm is not None and not covered:
         found.append(("degrading", evidence.estimate_alarm))
     if evidence.former is not None and evidence.former.is_better:
