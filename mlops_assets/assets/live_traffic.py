@@ -1,12 +1,16 @@
 """`live_traffic`: what the service has answered, and the labels that have come since, one table for each window of event time."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.core.live_traffic import LiveWindow
+from mlops_assets.core.monitoring.watch import MONITOR_IS_ALIVE, told
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.live_traffic import compact, ingest, newest_window, quarantined_since, window_path
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.watching import watch_monitor
 from mlops_assets.resources import StoresResource
 
 
@@ -30,6 +34,11 @@ def live_traffic_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 description="Since the newest window began nothing was put aside that cannot be read or belongs to no window.",
             ),
             dg.AssetCheckSpec("traffic_arrives", asset=key, description="In the newest window requests were answered."),
+            dg.AssetCheckSpec(
+                MONITOR_IS_ALIVE,
+                asset=key,
+                description="What comes in is looked at, and traffic and labels go on coming. A sensor reports every change.",
+            ),
         ],
     )
     def live_traffic(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
@@ -40,7 +49,8 @@ def live_traffic_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             path = window_path(spec, opened, window)
             context.add_asset_metadata(_metadata(about, path), asset_key=key, partition_key=window)
         newest = newest_window(spec, opened)
-        return dg.MaterializeResult(check_results=[_readable(spec, opened, newest), _traffic_arrives(newest)])
+        checks = [_readable(spec, opened, newest), _traffic_arrives(newest), _monitor_is_alive(spec, opened)]
+        return dg.MaterializeResult(check_results=checks)
 
     return live_traffic
 
@@ -96,4 +106,15 @@ def _traffic_arrives(newest: LiveWindow | None) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=where,
         metadata={"answered": answered, "rows": rows},
+    )
+
+
+def _monitor_is_alive(spec: ModelSpec, stores: Stores) -> dg.AssetCheckResult:
+    signs = watch_monitor(spec, stores, datetime.now(UTC))
+    return dg.AssetCheckResult(
+        check_name=MONITOR_IS_ALIVE,
+        passed=not signs,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=told(signs),
+        metadata={"signs": ", ".join(sign.trouble for sign in signs)},
     )

@@ -245,6 +245,13 @@ class Ingestion:
             return None
 
 
+def unread_since(spec: ModelSpec, stores: Stores) -> datetime | None:
+    """When the oldest sealed segment was begun of which not everything is in the lake; None when there is none."""
+    ingested = TrafficStore(stores.lake, spec.name).ingested()
+    unread = (name for name in stores.log.sealed() if name not in ingested)
+    return next((began for name in unread if (began := _began(name)) is not None), None)
+
+
 QUARANTINE = pa.schema(
     [
         ("segment", pa.string()),

@@ -17,7 +17,7 @@ KEY = dg.AssetKey(["delay", "live_traffic"])
 
 @pytest.fixture
 def traffic(tmp_path: Path) -> Traffic:
-    return Traffic(tmp_path)
+    return Traffic(tmp_path, monitoring={"until": "2024-05-01T00:00:00Z"})
 
 
 def materialise(traffic: Traffic, first: str, last: str, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -65,6 +65,7 @@ def test_many_windows_are_one_run_with_figures_for_each(traffic: Traffic) -> Non
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
         "readable": True,
         "traffic_arrives": True,
+        "monitor_is_alive": True,
     }
 
 

@@ -44,6 +44,11 @@ class Traffic:
         self.bundle = self.stores.bundles.put(manifest, FILES)
         self.written = 0
 
+    @staticmethod
+    def declared(**changes: Any) -> ModelSpec:
+        """The declaration alone."""
+        return make_spec(**changes)
+
     def prediction(self, number: int, hours: float | None = None, **changes: Any) -> PredictionRecord:
         """Request `r<number>` for entity `E<number>`, asked and served at so many hours, or at `number`."""
         at = LIVE_FROM + (number if hours is None else hours) * HOUR
