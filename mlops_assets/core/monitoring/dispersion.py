@@ -15,6 +15,10 @@ from mlops_assets.core.monitoring.season import Seasons
 
 FEWEST_BLOCKS = 8  # with fewer the scatter between blocks is not known
 SIGNIFICANT = 0.01  # of overdispersion, over all statistics and scales of a feature
+LEAST_LEFT = (
+    0.05  # of the variance between blocks, however well the calendar explains them: the next season is another one
+)
+SHAPE_FREEDOM = 8.0  # at most: the shape statistic has a longer tail than the blocks can show
 LOCATION, SPREAD, SHAPE, CELLS = range(4)
 FAMILIES = ("location", "spread", "shape", "category mix")
 
@@ -56,8 +60,8 @@ class Dispersion:
     overdispersed
         Whether consecutive blocks of the reference differ by more than sampling (χ² at .01 over all statistics and scales).
     phi
-        At least 1: variance between blocks over sampling variance, the largest of location, spread and the mean over shares (McCullagh
-        and Nelder 1989, 4.5).
+        At least 1: variance between blocks over sampling variance, the largest of location, spread and the mean over shares
+        (McCullagh and Nelder 1989, 4.5).
     """
 
     def __init__(self, measures: Measures, counts: Counts, phase: Floats) -> None:
@@ -76,8 +80,11 @@ class Dispersion:
         self._seasons = Seasons.fit(measured.values, measured.weight, phase) if self.overdispersed else None
         self._learned: dict[int, Scale] = {}
         if self._seasons is not None:
+            used = measured.weight > 0
+            raw = measured.values - np.average(measured.values[used], axis=0, weights=measured.weight[used])
+            self._parameters = self._seasons.parameters
             for windows in self.scales:
-                self._learned[windows] = self._learn(self._seasons, measured.weight, windows)
+                self._learned[windows] = self._learn(self._seasons.residuals, raw, measured.weight, windows)
 
     def test(self, counts: Counts, phase: Floats) -> dict[int, Floats]:
         """p-values of consecutive windows at every scale.
@@ -103,7 +110,7 @@ class Dispersion:
         return {k: self._dependent(residual, factor, measured.weight, self._learned[k]) for k in self.scales}
 
     def _overdispersion(self, measured: Measured) -> tuple[bool, float]:
-        """Pearson's χ² of the blocks against the whole reference, for each statistic and scale."""
+        """Pearson's χ² of the blocks against the whole reference, and of the strangest block, for each statistic and scale."""
         ranks, phi, smallest, parts = self._measures.ranks, 1.0, 1.0, 0
         for k in self.scales:
             merged, weight = rolled(measured.values - self._measures.expected, measured.weight, k)
@@ -113,31 +120,33 @@ class Dispersion:
                 continue
             # the blocks are part of the reference, so that their means have lost one degree of freedom
             centre = (merged * weight[:, None]).sum(axis=0) / weight.sum()
-            square = ((merged - centre) ** 2 * weight[:, None] / self._measures.unit).sum(axis=0)
-            freedom = len(weight) - 1
-            mix = float(square[ranks:] @ self._cell_weight) if self._freedom else 0.0
-            tests = [*((float(value), freedom) for value in square[:ranks]), (mix, freedom * self._freedom)]
-            parts += len(tests)
-            for value, degrees in tests:
-                smallest = min(smallest, float(stats.chi2.sf(value, degrees)))
-                phi = max(phi, value / degrees) if k == 1 else phi
+            square = (merged - centre) ** 2 * weight[:, None] / self._measures.unit
+            each = [*square[:, :ranks].T, square[:, ranks:] @ self._cell_weight]
+            for block, degrees in zip(each, [1] * ranks + [self._freedom], strict=True):
+                freedom = (len(weight) - 1) * degrees
+                parts += 2
+                # all blocks a little, or a few of them much
+                smallest = min(smallest, float(stats.chi2.sf(block.sum(), freedom)))
+                smallest = min(smallest, float(stats.chi2.sf(block.max(), degrees)) * len(weight))
+                phi = max(phi, float(block.sum()) / freedom) if k == 1 else phi
         return smallest < SIGNIFICANT / max(parts, 1), phi
 
-    def _learn(self, seasons: Seasons, weight: Floats, k: int) -> Scale:
-        residual, rows = rolled(seasons.residuals, weight, k)
+    def _learn(self, residuals: Floats, raw: Floats, weight: Floats, k: int) -> Scale:
+        residual, rows = rolled(residuals, weight, k)
         residual, rows = residual[k - 1 :], rows[k - 1 :]
         residual, rows = residual[rows > 0], rows[rows > 0]
+        pooled = np.maximum(raw.var(axis=0) / k, rolled(raw, weight, k)[0][k - 1 :].var(axis=0))
         independent = max(self.blocks / k, 2.0)
         sampling = self._measures.unit * np.mean(1 / rows)
-        freedom = np.maximum((self.blocks - seasons.parameters) / k, 1.0)
-        between = np.maximum((residual**2).mean(axis=0) - sampling, 0.0)
+        freedom = np.maximum((self.blocks - self._parameters) / k, 1.0)
+        between = np.maximum((residual**2).mean(axis=0) - sampling, LEAST_LEFT * np.maximum(pooled - sampling, 0.0))
         z = np.abs(residual) / np.sqrt(between + self._measures.unit / rows[:, None])
         inflation = _inflation(z.max(axis=0), independent, freedom)
         scaled = z / inflation
         shape = self._shape(scaled)
         mean, deviation = float(shape.mean()), max(float(shape.std(ddof=1)), 1e-3)
         largest = np.array([(shape.max() - mean) / deviation])
-        degrees = max(independent - 1, 1.0)
+        degrees = min(max(independent - 1, 1.0), SHAPE_FREEDOM)
         return Scale(
             k,
             between,
@@ -160,6 +169,9 @@ class Dispersion:
         p = 2 * stats.t.sf(z, scale.freedom)
         mean, deviation, inflation = scale.shape
         shape = stats.t.sf((self._shape(z) - mean) / (deviation * inflation), scale.shape_freedom)
+        if scale.windows > 1:
+            p[residual * merged <= 0] = 1.0  # what is over does not go on alarming
+            shape[:] = 1.0  # a holiday week moves every cell a little: pooled, that is nobody's concern
         return self._families(p, shape, rows, scale.windows)
 
     def _independent(self, counts: Counts, k: int) -> Floats:
@@ -174,6 +186,9 @@ class Dispersion:
         if close.any() and self._guard <= 1:
             p[:, ranks:][close] = self._exact(self._measures.grouped(merged), rows, close)
         shape = stats.chi2.sf(z[:, ranks:] ** 2 @ self._cell_weight, self._freedom)
+        if k > 1:
+            newest = self._measures.of(counts).values
+            p[(newest - self._measures.expected) * (measured.values - self._measures.expected) <= 0] = 1.0
         return self._families(p, shape, rows, k)
 
     def _exact(self, grouped: Floats, rows: Floats, close: NDArray[np.bool_]) -> Floats:

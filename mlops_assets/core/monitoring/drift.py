@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops_assets.core.monitoring import wording
-from mlops_assets.core.monitoring.dispersion import FAMILIES, FEWEST_BLOCKS, Dispersion
+from mlops_assets.core.monitoring.dispersion import CELLS, FAMILIES, FEWEST_BLOCKS, LOCATION, SHAPE, SPREAD, Dispersion
 from mlops_assets.core.monitoring.measures import Counts, Floats, Measures
 from mlops_assets.core.monitoring.profile import Binning, FeatureBins, WindowProfile
 from mlops_assets.core.monitoring.rare import MissingRate, RangeRate, UnseenRate, stuck
@@ -265,7 +265,7 @@ class _Watch:
         self.missing = MissingRate(counts[:, -1], rows, phase, float(self.whole[-1]), float(whole.rows))
         if bins.kind == "number":
             self._rare: RangeRate | UnseenRate = RangeRate(
-                bins.low, bins.high, float(whole.rows), self.dispersion.overdispersed or len(rows) < FEWEST_BLOCKS
+                bins.low, bins.high, float(whole.rows), blocks.minimum[:, place], blocks.maximum[:, place]
             )
         else:
             crowded = len(bins.levels) > len(self.whole) - 2
@@ -291,7 +291,8 @@ class _Watch:
             *(p for k in missing for p in [missing[k]]),
             *(tested[k][:, one] for k in tested for one in range(4)),
         ]
-        which = np.array([kind, *([TESTS.index("missing")] * len(missing)), *(one for _ in tested for one in range(4))])
+        of_cells = [LOCATION, SPREAD, SHAPE, SHAPE if self.bins.kind == "number" else CELLS]
+        which = np.array([kind, *([TESTS.index("missing")] * len(missing)), *(one for _ in tested for one in of_cells)])
         scale = np.array([1, *missing, *(k for k in tested for _ in range(4))])
         p = np.stack(columns, axis=1)
         best = p.argmin(axis=1)

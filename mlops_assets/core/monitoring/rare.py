@@ -1,5 +1,7 @@
 """Events that ought to be rare: values that are missing, levels never seen, numbers out of range, a feature stuck at one value."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -12,7 +14,6 @@ MISSING_FLOOR = 0.01  # an excess of less than a point is nobody's concern
 RARE_ROWS = 3
 RARE_SHARE = 0.002
 _MOSTLY = 0.5
-_WILD_SHARE = 0.2
 
 
 def rare_tail(count: Floats, rows: Floats, seen: float, of: float, phi: float = 1.0) -> Floats:
@@ -71,7 +72,8 @@ class MissingRate:
                 share = stats.beta.ppf(0.99, self.seen + 0.5, self.of - self.seen + 0.5)  # the reference's own error
                 p = stats.binom.sf(count - 1, total, share)
             excess = count / np.maximum(total, 1.0) - self.share
-            p = np.where(excess >= MISSING_FLOOR, p, 1.0)
+            newest = missing / np.maximum(rows, 1.0) - self.share
+            p = np.where((excess >= MISSING_FLOOR) & (newest >= MISSING_FLOOR / 2), p, 1.0)
             if k == 1 and self.largest < _MOSTLY / 2 and self._blocks >= FEWEST_BLOCKS:
                 p = np.where(count > _MOSTLY * total, 0.0, p)  # a dead feed needs no test
             p[: k - 1] = 1.0
@@ -98,7 +100,9 @@ class MissingRate:
         lowest = _lowest(residuals[:, 0], k)[k - 1 :]
         mean = float(lowest.mean())
         sampling = 0.25 * float(np.mean(1 / np.maximum(rows, 1.0)))
-        between = max(float(lowest.var()) - sampling, 0.0)
+        # outages come in bursts: k windows in a row tell less than k windows would
+        between = max(float(lowest.var()), float(residuals.var()) / k) - sampling
+        between = max(between, 0.0)
         freedom = max(self._blocks / k - 1, 1.0)
         usual = stats.t.isf(1 - 0.5 ** (k / self._blocks), freedom)
         inflation = max(float((lowest - mean).max()) / np.sqrt(between + sampling) / usual, 1.0)
@@ -135,24 +139,36 @@ class UnseenRate:
 class RangeRate:
     """Do numbers lie below or above everything in the reference?
 
-    Extremes are broken again and again by slow series, so that there two windows in a row or a fifth of the rows are asked for.
+    Slow series break their records again and again, and then with all rows of a window. So a record counts by how far it goes: that
+    a block of the reference's kind passes the record of B blocks by x has probability exp(-x/σ) / (B + 1) where the largest values
+    of blocks have an exponential tail (peaks over a threshold: Pickands 1975). σ is the mean excess of the highest tenth.
     """
 
-    def __init__(self, low: float, high: float, of: float, wanders: bool) -> None:
-        self.low, self.high, self.of, self.wanders = low, high, max(of, 1.0), wanders
+    def __init__(self, low: float, high: float, of: float, minimum: Floats, maximum: Floats) -> None:
+        self.low, self.high, self.of = low, high, max(of, 1.0)
+        self._blocks = len(minimum)
+        floor = 0.01 * max(high - low, 0.0) if self._blocks >= FEWEST_BLOCKS else max(high - low, 0.0)
+        self._below = max(_tail_scale(-minimum[np.isfinite(minimum)]), floor, 1e-12)
+        self._above = max(_tail_scale(maximum[np.isfinite(maximum)]), floor, 1e-12)
 
     def test(self, outside: Counts, rows: Floats, minimum: Floats, maximum: Floats) -> Floats:
-        """p-values (W,); 1 below three rows or .2 %, or where an extreme that wanders is passed only once and by few."""
+        """p-values (W,); 1 below three rows or .2 % of them."""
         count = outside.astype(np.float64)
-        share = count / np.maximum(rows, 1.0)
-        enough = (count >= RARE_ROWS) & (share >= RARE_SHARE)
-        width = max(self.high - self.low, 0.0)
-        far = (maximum > self.high + width) | (minimum < self.low - width)
-        if self.wanders:
-            again = enough & np.concatenate([[False], enough[:-1]])
-            enough = again | (enough & ((share >= _WILD_SHARE) | far))
-        # the reference's own two extremes are the two rows that were out of range once
-        return np.where(enough, rare_tail(count, rows, 2.0, self.of), 1.0)
+        over = np.maximum((maximum - self.high) / self._above, (self.low - minimum) / self._below)
+        record = 2 * np.exp(-np.maximum(over, 0.0)) / (self._blocks + 1)
+        # what is counted as out of range and passes no record is no number at all
+        p = np.where(over > 0, record, rare_tail(count, rows, 0.0, self.of))
+        enough = (count >= RARE_ROWS) & (count >= RARE_SHARE * rows)
+        return np.where(enough, np.minimum(p, 1.0), 1.0)
+
+
+def _tail_scale(largest: Floats) -> float:
+    """σ of the exponential tail of block maxima, no smaller than the largest of them asks for."""
+    top = max(math.ceil(0.1 * len(largest)), 5)
+    if len(largest) <= top:
+        return 0.0
+    excess = np.sort(largest)[::-1][:top] - np.sort(largest)[::-1][top]
+    return float(max(excess.mean(), excess[0] / (np.log(top) + np.euler_gamma)))
 
 
 def stuck(valid: Counts, whole: Counts, min_rows: int) -> NDArray[np.bool_]:
