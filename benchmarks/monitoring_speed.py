@@ -23,7 +23,7 @@ REPEATS: Final = {
     "decode": {"100k": 30, "1m": 10, LARGE: 1},
     "naive": {"100k": 7, "1m": 3},
     "nannyml": {"100k": 7, "1m": 3},
-    "evidently": {"100k": 4, "1m": 1},
+    "evidently": {"100k": 3, "1m": 1},
 }
 TITLES: Final = {
     "ours": "ours: profile the file, judge the window",

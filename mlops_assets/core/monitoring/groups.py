@@ -34,10 +34,11 @@ def profile_groups(
     windows = int(of_row[-1]) + 1 if len(kept) else 0
     rows = np.bincount(of_row, minlength=windows)
     starts = np.flatnonzero(np.diff(of_row, prepend=-1))
-    cells = row_cells(binning, frame)[kept]
-    counts = np.zeros((windows, binning.cells), dtype=np.int64)
-    for column in cells.T:
-        np.add.at(counts, (of_row, column), 1)
+    cells = row_cells(binning, frame)
+    counts = np.empty((windows, binning.cells), dtype=np.int64)
+    for one, first, column in zip(binning.features, binning.offsets[:-1], cells.T, strict=True):
+        flat = np.bincount(of_row * one.cells + (column[kept] - first), minlength=windows * one.cells)
+        counts[:, first : first + one.cells] = flat.reshape(windows, one.cells)
     empty = WindowProfile.empty(binning)
     minimum, maximum = np.tile(empty.minimum, (windows, 1)), np.tile(empty.maximum, (windows, 1))
     for place, one in enumerate(binning.features):
