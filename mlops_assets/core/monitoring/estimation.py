@@ -3,8 +3,8 @@
 It sees changes of the inputs alone: where the inputs come to mean something else (concept drift), only labels tell.
 """
 
-from collections.abc import Mapping
-from math import sqrt
+from collections.abc import Collection, Mapping
+from math import nan, sqrt
 from typing import Self
 
 import msgspec
@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from mlops_assets.core.metrics import METRICS, Floats, decide
+from mlops_assets.core.metrics import Floats, decide
+from mlops_assets.core.monitoring.outcomes import if_outcome, mean_and_variance
 
 BLIND_SPOT = "an estimate sees changes of the inputs, not of what they mean: only labels show concept drift"
 REFIT_ROWS = 20_000
 MIN_REFIT_ROWS = 2_000
 _EPS = 1e-6
+_MEANS = ("log_loss", "brier", "accuracy")
+_DECISIONS = ("precision", "recall", "f1")
+ESTIMATED = (*_MEANS, "roc_auc", *_DECISIONS)
 
 
 class Knots(msgspec.Struct, frozen=True):
@@ -104,7 +108,9 @@ class Estimate(msgspec.Struct, frozen=True):
     standard_error: float
 
 
-def estimate_performance(output: Floats, calibrated: Floats, threshold: float = 0.5) -> dict[str, Estimate]:
+def estimate_performance(
+    output: Floats, calibrated: Floats, threshold: float = 0.5, metrics: Collection[str] = ESTIMATED
+) -> dict[str, Estimate]:
     """Expected metrics of a classifier on rows without labels (confidence-based performance estimation).
 
     Every label is a draw from the calibrated probabilities. Means over rows have exact expectations and errors; ratios
@@ -118,36 +124,38 @@ def estimate_performance(output: Floats, calibrated: Floats, threshold: float = 
         Calibrated probabilities, shape (n, K): they tell what happens.
     threshold
         Decision threshold of a binary model.
+    metrics
+        Which of `ESTIMATED` are wanted.
 
     Returns
     -------
     dict
-        By metric name: log_loss, brier, accuracy, roc_auc, and for two classes precision, recall and f1. A metric that is
-        not defined (no positive expected, say) is NaN.
+        By metric name; precision, recall and f1 for two classes only. A metric that is not defined (no positive expected,
+        say) is NaN.
     """
-    estimates = {
-        name: _estimate_mean(name, output, calibrated, threshold) for name in ("log_loss", "brier", "accuracy")
-    }
+    estimates: dict[str, Estimate] = {}
+    for name in _MEANS:
+        if name in metrics:
+            estimates[name] = _mean(*mean_and_variance(if_outcome(name, output, threshold), calibrated))
+    if "roc_auc" in metrics:
+        estimates["roc_auc"] = _estimate_macro_auc(output, calibrated)
+    if output.shape[1] == 2 and any(name in metrics for name in _DECISIONS):
+        decisions = _estimate_decisions(decide(output, threshold) == 1, calibrated[:, 1])
+        estimates.update({name: one for name, one in decisions.items() if name in metrics})
+    return estimates
+
+
+def _mean(values: Floats, variances: Floats) -> Estimate:
+    n = len(values)
+    return Estimate(float(values.mean()), sqrt(float(variances.sum())) / n) if n else Estimate(nan, nan)
+
+
+def _estimate_macro_auc(output: Floats, calibrated: Floats) -> Estimate:
     if output.shape[1] == 2:
-        chance = calibrated[:, 1]
-        estimates["roc_auc"] = _estimate_auc(output[:, 1], chance)
-        return {**estimates, **_estimate_decisions(decide(output, threshold) == 1, chance)}
+        return _estimate_auc(output[:, 1], calibrated[:, 1])
     areas = [_estimate_auc(output[:, at], calibrated[:, at]) for at in range(output.shape[1])]
-    # one-against-rest areas share their rows: their errors add up at worst
-    area = float(np.mean([one.value for one in areas]))
-    return {**estimates, "roc_auc": Estimate(area, float(np.mean([one.standard_error for one in areas])))}
-
-
-def _estimate_mean(name: str, output: Floats, calibrated: Floats, threshold: float) -> Estimate:
-    measure = METRICS[name].rows
-    assert measure is not None
-    n, classes = output.shape
-    if not n:
-        return Estimate(float("nan"), float("nan"))
-    if_class = np.column_stack([measure(np.full(n, float(k)), output, threshold) for k in range(classes)])
-    mean = (calibrated * if_class).sum(axis=1)
-    variance = np.maximum((calibrated * if_class**2).sum(axis=1) - mean**2, 0.0)
-    return Estimate(float(mean.mean()), sqrt(float(variance.sum())) / n)
+    # areas of one class against the rest share their rows: at worst their errors add up
+    return Estimate(float(np.mean([one.value for one in areas])), float(np.mean([one.standard_error for one in areas])))
 
 
 def _estimate_auc(score: Floats, chance: Floats) -> Estimate:
@@ -155,27 +163,31 @@ def _estimate_auc(score: Floats, chance: Floats) -> Estimate:
 
     One sort; pairs of a row with itself are taken out. The error follows from the derivative by each row's label.
     """
-    order = np.argsort(score, kind="stable")
-    _, starts, place = np.unique(score[order], return_index=True, return_inverse=True)
-    c = chance[order]
-    below_positive, below_negative = _below(c, starts, place), _below(1 - c, starts, place)
-    positive, negative = c.sum(), (1 - c).sum()
-    itself = c * (1 - c)
-    pairs = positive * negative - itself.sum()
-    if pairs <= 0:
-        return Estimate(float("nan"), float("nan"))
-    area = (float(c @ below_negative) - itself.sum() / 2) / pairs
+    order = np.argsort(score)
+    ordered, c = score[order], chance[order]
+    n, itself = len(c), c * (1 - c)
+    positive = float(c.sum())
+    negative = n - positive
+    pairs = positive * negative - float(itself.sum())
+    if not pairs > 0:
+        return Estimate(nan, nan)
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    below_positive = _below(c, first)
+    below_negative = _below(np.ones(n), first) - below_positive
+    area = (float(c @ below_negative) - float(itself.sum()) / 2) / pairs
     # a label that turns out positive gains the negatives below it and loses the positives above it
-    gain = below_negative - (positive - below_positive) + c / 2 - (1 - c) / 2
-    slope = (gain - area * (negative - positive)) / pairs
-    return Estimate(float(area), sqrt(float((itself * slope**2).sum())))
+    gain = below_negative - (positive - below_positive) + c - 0.5
+    slope = (gain - area * (negative - positive - (1 - 2 * c))) / pairs
+    return Estimate(area, sqrt(float(itself @ slope**2)))
 
 
-def _below(weight: Floats, starts: NDArray[np.int64], place: NDArray[np.int64]) -> Floats:
-    """Weight of the rows with a smaller score, and half of that with an equal one; rows in order of score."""
-    groups = np.add.reduceat(weight, starts)
-    halves: Floats = (np.cumsum(groups) - groups / 2)[place]
-    return halves
+def _below(weight: Floats, first: NDArray[np.int64]) -> Floats:
+    """Weight of the rows with a smaller score and half of that with an equal one; rows in order of score, `first` of each score."""
+    if len(first) == len(weight):
+        below: Floats = np.cumsum(weight) - weight / 2
+        return below
+    groups = np.add.reduceat(weight, first)
+    return np.repeat(np.cumsum(groups) - groups / 2, np.diff(first, append=len(weight)))
 
 
 def _estimate_decisions(decided: NDArray[np.bool_], chance: Floats) -> dict[str, Estimate]:
@@ -192,7 +204,7 @@ def _estimate_decisions(decided: NDArray[np.bool_], chance: Floats) -> dict[str,
 def _ratio(above: float, below: float, d_above: Floats, d_below: Floats, draw: Floats) -> Estimate:
     """Ratio of two sums that depend on the labels, and its error by the delta method."""
     if below <= 0:
-        return Estimate(float("nan"), float("nan"))
+        return Estimate(nan, nan)
     value = above / below
     slope = (d_above - value * d_below) / below
     return Estimate(float(value), sqrt(float((draw * slope**2).sum())))
@@ -208,7 +220,7 @@ class LossDispersion(msgspec.Struct, frozen=True):
     def of(cls, loss: Floats, expected: Floats) -> Self:
         """From held-out rows: realised and expected losses, each of shape (n,)."""
         scale = float((expected**2).sum())
-        return cls(float(((loss - expected) ** 2).sum()) / scale if scale > 0 else float("nan"), len(loss))
+        return cls(float(((loss - expected) ** 2).sum()) / scale if scale > 0 else nan, len(loss))
 
 
 def estimate_loss(expected: Floats, dispersion: LossDispersion | None = None) -> Estimate:
@@ -216,10 +228,8 @@ def estimate_loss(expected: Floats, dispersion: LossDispersion | None = None) ->
 
     Without a dispersion the error is taken to be exponential around its expectation (variance = expectation²).
     """
-    if not len(expected):
-        return Estimate(float("nan"), float("nan"))
     relative = 1.0 if dispersion is None else dispersion.relative_variance
-    return Estimate(float(expected.mean()), sqrt(relative * float((expected**2).sum())) / len(expected))
+    return _mean(expected, relative * expected**2)
 
 
 def with_cluster_error(estimates: Mapping[str, Estimate], overdispersion: float) -> dict[str, Estimate]:

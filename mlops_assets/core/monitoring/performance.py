@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from mlops_assets.core.metrics import METRICS, Floats, Task
+from mlops_assets.core.metrics import Floats, Task
 from mlops_assets.core.monitoring.clusters import Baseline, fit_baseline, upper_tail
+from mlops_assets.core.monitoring.outcomes import if_outcome, mean_and_variance
 
 # the losses that may decide, the default first
 HEADLINES: Mapping[Task, tuple[str, ...]] = {
@@ -122,14 +123,8 @@ def _classification(truth: Floats, output: Floats, calibrated: Floats | None) ->
     rows, codes = np.arange(len(truth)), truth.astype(np.int64)
     sums = {}
     for name in ("log_loss", "brier"):
-        measure = METRICS[name].rows
-        assert measure is not None
-        if_class = np.column_stack(
-            [measure(np.full(len(truth), float(k)), output, 0.5) for k in range(output.shape[1])]
-        )
-        mean = (chances * if_class).sum(axis=1)
-        variance = np.maximum((chances * if_class**2).sum(axis=1) - mean**2, 0.0)
-        sums[name] = LossSums.of(if_class[rows, codes], mean, variance)
+        losses = if_outcome(name, output)
+        sums[name] = LossSums.of(losses[rows, codes], *mean_and_variance(losses, chances))
     event = np.ones(len(truth), dtype=np.int64) if output.shape[1] == 2 else output.argmax(axis=1)
     chance = chances[rows, event]
     sums["calibration"] = LossSums.of((codes == event) - chance, np.ones(len(truth)), chance * (1 - chance))
