@@ -6,14 +6,14 @@ import pandas as pd
 from mlops_assets.assets.frames import records_table
 from mlops_assets.assets.freshness import freshness_of
 from mlops_assets.assets.partitions import partitions_of
-from mlops_assets.assets.pictures import as_markdown, png
+from mlops_assets.assets.pictures import as_markdown, is_worth_pictures, png
 from mlops_assets.core.monitoring.health import DataHealth
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.health_figures import distribution_figure, missing_figure
 from mlops_assets.operations.monitor import Look, Monitor
 from mlops_assets.resources import StoresResource
 
-SHOWN_WINDOWS = 60
+SHOWN_WINDOWS, SHOWN_FEATURES = 60, 4
 _WORST = ("missing_rate", "unseen_share", "out_of_range_share", "psi")
 
 
@@ -44,15 +44,20 @@ def data_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     )
     def data_health(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
         monitor = Monitor(spec, stores.open())
-        for window in sorted(context.partition_keys):
+        windows, before = sorted(context.partition_keys), None
+        for window in windows:
             look = monitor.data_health(window)
-            context.add_asset_metadata(_metadata(monitor, look), asset_key=key, partition_key=window)
+            verdict = look.health.verdict
+            drawn = is_worth_pictures(len(windows), window == windows[-1], verdict, before)
+            metadata = _metadata(look) | (_pictures(monitor, look) if drawn else {})
+            context.add_asset_metadata(metadata, asset_key=key, partition_key=window)
+            before = verdict
         return dg.MaterializeResult(check_results=_checks(monitor.newest_data_health()))
 
     return data_health
 
 
-def _metadata(monitor: Monitor, look: Look) -> dict[str, dg.MetadataValue]:
+def _metadata(look: Look) -> dict[str, dg.MetadataValue]:
     health = look.health
     metadata: dict[str, dg.MetadataValue] = {
         "verdict": dg.MetadataValue.text(health.verdict),
@@ -93,13 +98,19 @@ def _metadata(monitor: Monitor, look: Look) -> dict[str, dg.MetadataValue]:
             )
         ),
     }
-    if look.profile is not None and look.reference is not None:
-        shown = [*health.culprits, *(one.feature for one in report.features)]
-        figure = distribution_figure(look.reference.profile, look.profile, shown)
-        metadata["distribution_now_against_reference"] = as_markdown("distribution", png(figure))
-        history = monitor.data_history(health.window, SHOWN_WINDOWS)
-        metadata["missing_over_the_windows"] = as_markdown("missing", png(missing_figure(history)))
     return metadata
+
+
+def _pictures(monitor: Monitor, look: Look) -> dict[str, dg.MetadataValue]:
+    if look.profile is None or look.reference is None or look.health.drift is None:
+        return {}
+    shown = dict.fromkeys([*look.health.culprits, *(one.feature for one in look.health.drift.features)])
+    now = distribution_figure(look.reference.profile, look.profile, list(shown)[:SHOWN_FEATURES])
+    missing = missing_figure(monitor.data_history(look.health.window, SHOWN_WINDOWS))
+    return {
+        "distribution_now_against_reference": as_markdown("distribution", png(now)),
+        "missing_over_the_windows": as_markdown("missing", png(missing)),
+    }
 
 
 def _checks(newest: DataHealth | None) -> list[dg.AssetCheckResult]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from mlops_assets.assets.documents import CANDIDATE, EVALUATION
 from mlops_assets.assets.frames import FrameTypes
+from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.release import Released, ReleaseRefused, deploy, final_fit, require_verdict
@@ -21,6 +22,7 @@ def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinit
     @dg.asset(
         key=key,
         group_name=spec.name,
+        pool=lifecycle_pool(spec),
         owners=[spec.owner],
         description="The Bento and the release plan that put the judged model into service.",
         ins={

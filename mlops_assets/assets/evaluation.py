@@ -9,6 +9,7 @@ from PIL import Image
 from mlops_assets.assets.documents import CANDIDATE, EVALUATION
 from mlops_assets.assets.frames import FrameTypes, records_table
 from mlops_assets.assets.pictures import as_markdown, evaluation_figures, png
+from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.evaluation import Evaluation, GateResult
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.evaluate import Judgement, evaluate
@@ -23,6 +24,7 @@ def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         group_name=spec.name,
+        pool=lifecycle_pool(spec),
         owners=[spec.owner],
         description="The candidate on the held-out rows: metrics, slices, the champion on the same rows, and the gates.",
         ins={

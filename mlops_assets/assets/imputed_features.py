@@ -4,6 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from mlops_assets.assets.frames import FrameTypes, column_schema, records_table
+from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.imputation import PlanImputer, encode_plan
 from mlops_assets.core.manifest import ImputationPlan
 from mlops_assets.core.spec import ModelSpec
@@ -19,6 +20,7 @@ def imputed_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefin
     @dg.asset(
         key=[spec.name, "imputed_features"],
         group_name=spec.name,
+        pool=lifecycle_pool(spec),
         owners=[spec.owner],
         description="Features without holes, as the imputation plan fills them; the plan becomes the first step of the model.",
         ins={"validated_features": dg.AssetIn([spec.name, "validated_features"], dagster_type=types.validated)},

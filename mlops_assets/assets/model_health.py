@@ -8,7 +8,7 @@ import pandas as pd
 from mlops_assets.assets.frames import records_table
 from mlops_assets.assets.freshness import freshness_of
 from mlops_assets.assets.partitions import partitions_of
-from mlops_assets.assets.pictures import as_markdown, png
+from mlops_assets.assets.pictures import as_markdown, is_worth_pictures, png
 from mlops_assets.core.monitoring.health import ModelHealth
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.health_figures import performance_figure
@@ -47,17 +47,24 @@ def model_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     def model_health(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
         opened = stores.open()
         monitor = Monitor(spec, opened)
-        for window in sorted(context.partition_keys):
+        windows, before = sorted(context.partition_keys), None
+        for window in windows:
             health = monitor.model_health(window)
-            page = write_report(spec, opened, window)
-            metadata = _metadata(spec, monitor, health) | {"report": dg.MetadataValue.url(page.as_uri())}
+            drawn = is_worth_pictures(len(windows), window == windows[-1], health.verdict, before)
+            page = write_report(spec, opened, window, monitor=monitor, pictures=drawn)
+            metadata = _metadata(spec, health) | {"report": dg.MetadataValue.url(page.as_uri())}
+            if drawn:
+                history = monitor.model_history(window, SHOWN_WINDOWS)
+                figure = performance_figure(history, spec.monitoring.floor, spec.headline_loss)
+                metadata["performance_over_the_windows"] = as_markdown("performance", png(figure))
             context.add_asset_metadata(metadata, asset_key=key, partition_key=window)
+            before = health.verdict
         return dg.MaterializeResult(check_results=_checks(spec, monitor))
 
     return model_health
 
 
-def _metadata(spec: ModelSpec, monitor: Monitor, health: ModelHealth) -> dict[str, dg.MetadataValue]:
+def _metadata(spec: ModelSpec, health: ModelHealth) -> dict[str, dg.MetadataValue]:
     cohort, service, loss = health.cohort, health.service, spec.headline_loss
     numbers: dict[str, float] = {
         "rank": RANKS[health.verdict],
@@ -86,9 +93,6 @@ def _metadata(spec: ModelSpec, monitor: Monitor, health: ModelHealth) -> dict[st
     }
     if health.realised or health.estimated:
         metadata["metrics"] = records_table(_metrics(health))
-    history = monitor.model_history(health.window, SHOWN_WINDOWS)
-    figure = performance_figure(history, spec.monitoring.floor, loss)
-    metadata["performance_over_the_windows"] = as_markdown("performance", png(figure))
     return metadata
 
 

@@ -13,6 +13,7 @@ from mlops_assets.core.evaluation import Evaluation, Judged, calibration_curve
 from mlops_assets.core.metrics import decide
 from mlops_assets.core.spec import ModelSpec
 
+SMALL_RUN = 7
 _SIZE_IN = (5.2, 3.6)
 _COLOUR = "#3b5bdb"
 
@@ -32,8 +33,17 @@ def evaluation_figures(
 def png(figure: Figure) -> bytes:
     """A figure as PNG, small enough for the event log."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=80)  # laid out by its own layout: a tight box would draw everything twice
     return buffer.getvalue()
+
+
+def is_worth_pictures(windows: int, is_newest: bool, verdict: str, before: str | None) -> bool:
+    """Are pictures of a window worth the second they take, in a run over so many windows?
+
+    All windows of a small run; of a large one the newest, and those in which something broke. Others are drawn on request by
+    `mlops-assets report`.
+    """
+    return windows <= SMALL_RUN or is_newest or (verdict != before and verdict in ("unhealthy", "failed"))
 
 
 def as_markdown(name: str, picture: bytes) -> dg.MarkdownMetadataValue:

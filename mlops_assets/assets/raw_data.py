@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import Field
 
 from mlops_assets.assets.frames import FrameTypes, column_schema
+from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.schema import read_times
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.history import History, read_history
@@ -30,6 +31,7 @@ def raw_data_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     @dg.asset(
         key=[spec.name, "raw_data"],
         group_name=spec.name,
+        pool=lifecycle_pool(spec),
         owners=[spec.owner],
         description=f"Rows of `{spec.name}` known at `as_of`: the declared source, plus labelled answers of the service.",
         dagster_type=types.raw,

@@ -6,6 +6,7 @@ import pandas as pd
 from mlops_assets.assets.documents import CANDIDATE
 from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.assets.imputed_features import PLAN
+from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.history import DATA_HASH
 from mlops_assets.core.imputation import decode_plan
 from mlops_assets.core.spec import ModelSpec
@@ -21,6 +22,7 @@ def trained_model_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefiniti
     @dg.asset(
         key=key,
         group_name=spec.name,
+        pool=lifecycle_pool(spec),
         owners=[spec.owner],
         description=f"`{spec.training.estimator}` behind the imputation plan and the encoders, registered in MLflow.",
         ins={

@@ -7,6 +7,7 @@ import dagster as dg
 import pandas as pd
 
 from mlops_assets.assets.frames import FrameTypes, column_schema, records_table
+from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.schema import Validation, validate
 from mlops_assets.core.spec import ModelSpec
 
@@ -18,6 +19,7 @@ def validated_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDef
     @dg.multi_asset(
         name=f"{spec.name}__validated_features",
         group_name=spec.name,
+        pool=lifecycle_pool(spec),
         outs={
             "validated_features": dg.AssetOut(
                 key=key,

@@ -18,6 +18,9 @@ from mlops_assets.assets.raw_data import raw_data_asset
 from mlops_assets.assets.trained_model import trained_model_asset
 from mlops_assets.assets.validated_features import validated_features_asset
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.models import filled
+from mlops_assets.sensors.traffic import traffic_sensor
+from mlops_assets.sensors.watch import watch_sensor
 
 MODEL_TAG = "mlops_assets/model"
 MAX_RUNTIME_S = 3600
@@ -37,8 +40,7 @@ class ModelLifecycle(dg.Component):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """Take the validated attributes, with templates such as `{{ env.NAME }}` in text values filled in."""
         assert isinstance(attributes, ModelSpec)
-        filled = context.resolution_context.resolve_value(attributes.model_dump(mode="json", exclude_unset=True))
-        return cls(ModelSpec.model_validate(filled))
+        return cls(filled(attributes))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         return lifecycle_definitions(self.spec)
@@ -74,4 +76,5 @@ def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
     return dg.Definitions(
         assets=[*assets, *watching],
         jobs=[lifecycle, monitoring],
+        sensors=[traffic_sensor(spec), watch_sensor(spec)],
     )

@@ -30,6 +30,7 @@ from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import NotLive, wait_until_live
 from mlops_assets.operations.train import Candidate, Fitted, fit
 from mlops_assets.stores.registry import AliasMove
+from mlops_assets.stores.releases import ReleaseConflict
 
 GOLDEN_ROWS = 50
 SANITY_TOLERANCE = 0.05
@@ -140,7 +141,7 @@ def deploy(
     assert plan is not None
     bento = build_bento(stores.home, instead=plan)
     if is_new:
-        stores.releases.publish(plan)
+        _publish(stores, plan)
     try:
         workers, smoke = _confirm(spec, stores, plan)
     except _DoesNotAnswer as failure:
@@ -184,6 +185,15 @@ def _new_plan(
     )
 
 
+def _publish(stores: Stores, plan: ReleasePlan) -> None:
+    try:
+        stores.releases.publish(plan)
+    except ReleaseConflict as conflict:
+        raise ReleaseRefused(
+            f"model {plan.model!r}: another release was published while this one was made ({conflict}); run it again"
+        ) from conflict
+
+
 def _confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, SmokeTest]:
     """Wait for every live worker, then ask what is in service for its golden rows. Raises `_DoesNotAnswer`."""
     try:
@@ -205,7 +215,10 @@ def _put_back(stores: Stores, plan: ReleasePlan, why: str, decided_by: str) -> s
     restored = withdrawal(
         plan, reason=f"release {plan.release} refused: {why}", decided_by=decided_by, decided_at=datetime.now(UTC)
     )
-    stores.releases.publish(restored)
+    try:
+        stores.releases.publish(restored)
+    except ReleaseConflict as conflict:
+        return f"it could not be taken back: {conflict}"
     return f"version {restored.champion.version} serves again with release {restored.release}"
 
 

@@ -138,8 +138,8 @@ class ReleaseLoader:
                 if self.refresh_if_due() or time.monotonic() >= heartbeat_at:
                     self.report()
                     heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
-            except OSError:
-                # The store is out of reach for the moment: what is loaded goes on answering.
+            except Exception:
+                # Out of reach or damaged: what is loaded goes on answering, and the watch and its heartbeat go on.
                 logger.exception("The release store could not be read or reported to; trying again")
 
     def _refresh(self) -> None:

@@ -34,3 +34,12 @@ def test_templates_are_filled_in_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     ) as (dagster, command_line):
         assert dagster == command_line
         assert (dagster.source.table, dagster.description) == ("/data/f.parquet", "none")
+
+
+def test_text_that_looks_like_a_number_is_read_alike() -> None:
+    """Dagster's own templates once made numbers of declared classes."""
+    with both(declaration(label={"column": "late", "delay": "2h", "classes": ["0", "1"]}, gates=[])) as (
+        dagster,
+        command_line,
+    ):
+        assert dagster.label.classes == command_line.label.classes == ("0", "1")
