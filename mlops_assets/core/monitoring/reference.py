@@ -177,7 +177,7 @@ class _Text(msgspec.Struct, frozen=True):
 
 def _numbered(blocks: ArrayLike | int, rows: int) -> Ints:
     """Number of each row's block in time order, -1 for none."""
-    if isinstance(blocks, int):
+    if isinstance(blocks, int | np.integer):
         if blocks < 1:
             raise ValueError(f"A block has one row or more, not {blocks}.")
         numbers = np.arange(rows) // blocks
