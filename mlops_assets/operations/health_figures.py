@@ -153,7 +153,7 @@ def missing_figure(history: Sequence[DataHealth]) -> Figure:
     if len(kept) < len(names):
         axes.set_ylabel(f"{len(kept)} of {len(names)} features")
     figure.colorbar(picture, ax=axes, label="missing values, % of rows", format=PercentFormatter(1, symbol=""))
-    _window_ticks(axes, [one.window for one in history])
+    _window_ticks(axes, [one.window for one in history], _MAX_TICKS - 1)  # beside the colours' bar there is less room
     return figure
 
 
@@ -219,14 +219,15 @@ def _numbers(axes: Axes, bins: FeatureBins, was: Floats, now: Floats) -> None:
     space, width = 0.3 + 0.05 * inner, max(1.0, 0.06 * inner)
     side = space + np.array([0, width, width + space, 2 * width + space])
     gap = np.full(1, np.nan)
-    edges = np.concatenate([[-space - width, -space], np.arange(inner + 1), inner + side])
+    before = space + 0.05 * inner  # the first label is longer than its bin
+    edges = np.concatenate([[-before - width, -before], np.arange(inner + 1), inner + side])
 
     def with_gaps(shares: Floats) -> Floats:
         return np.concatenate([shares[:1], gap, shares[1:-2], gap, shares[-2:-1], gap, shares[-1:]])
 
     axes.stairs(with_gaps(was) * 100, edges, fill=True, color=REFERENCE, label="reference")
     axes.stairs(with_gaps(now) * 100, edges, color=NOW, linewidth=1.6, label="this window")
-    ticks = [-space - width / 2, inner + side[:2].mean(), inner + side[2:].mean()]
+    ticks = [-before - width / 2, inner + side[:2].mean(), inner + side[2:].mean()]
     uppers = [*bins.edges, bins.high]
     if inner < MAX_BINS:  # a bin for each value, or few bins that are known by their upper end
         at = _thinned(inner, _MAX_TICKS + 1)
@@ -317,8 +318,9 @@ def _line(axes: Axes, at: NDArray[np.int64], values: Floats, label: str, **style
         axes.plot(at, values, label=label, **style)
 
 
-def _window_ticks(axes: Axes, windows: Sequence[str]) -> None:
-    at = _thinned(len(windows), _MAX_TICKS if len(windows) > 1 else 1)
+def _window_ticks(axes: Axes, windows: Sequence[str], most: int = _MAX_TICKS) -> None:
+    step = math.ceil(len(windows) / most)
+    at = range((len(windows) - 1) % step, len(windows), step)  # evenly, and the newest always
     axes.set_xticks(at, [windows[position] for position in at], fontsize=8)
 
 
