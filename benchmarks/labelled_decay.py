@@ -22,7 +22,7 @@ FLIPS = (0.02, 0.05, 0.10)
 CLEAN, FLIPPED = 16, 20
 NEVER = FLIPPED + 1
 # streams of each kind: ours judges a window in about a millisecond, the peers take their time
-STREAMS = {"": 80, "nannyml_": 20, "adwin_": 20}
+STREAMS = {"": 40, "nannyml_": 6, "adwin_": 6}
 
 Alarms = NDArray[np.bool_]
 Watch = Callable[[list[Answers]], Alarms]
