@@ -26,7 +26,10 @@ UI = "http://127.0.0.1:3000"
 
 @app.command()
 def status() -> None:
-    """What every declared model is doing: champion, release, workers that have it, the last verdict."""
+    """What every declared model is doing: champion, release, workers that have it, the last verdict, its monitor.
+
+    Ends with code 1 when a monitor has stopped, or fails, while traffic or labels wait for it.
+    """
     from mlops_assets.operations.status import model_status
     from mlops_assets.operations.stores import Stores
 
@@ -40,10 +43,12 @@ def status() -> None:
         "trained until",
         "workers",
         "last verdict",
+        "monitor",
         box=None,
         pad_edge=False,
     )
-    for one in model_status(stores, datetime.now(UTC)):
+    models = model_status(stores, datetime.now(UTC))
+    for one in models:
         table.add_row(
             one.model,
             one.task,
@@ -53,9 +58,12 @@ def status() -> None:
             _or_dash(_time(one.trained_until)),
             one.workers,
             one.verdict,
+            one.monitor,
         )
     out.print(table)
     out.print(f"state: {stores.home.root}    service: {stores.home.service_url() or 'not running'}")
+    if stopped := [one.model for one in models if one.monitor_stopped]:
+        _stop(f"the monitor of {', '.join(stopped)} does not do its work, and something waits: start `mlops-assets up`")
 
 
 @app.command()

@@ -1,14 +1,18 @@
 """What an operator types, on a home with two releases and one logged answer."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from mlops_assets.cli import app
+from mlops_assets.core.monitoring.watch import Heartbeat
 from mlops_assets.core.records import LabelRecord, PredictionRecord
 from mlops_assets.operations import status
+from mlops_assets.operations.live_traffic import compact, ingest, stale_windows
+from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.watching import HEARTBEAT
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import LogWriter
 from mlops_assets_tests.serving.factory import release, small_model
@@ -69,6 +73,31 @@ def test_status_shows_champion_and_release(home: Home):
     assert code == 0
     for words in ("delay", "binary", "v2", "none running", "never judged", "not running"):
         assert words in output
+
+
+def beat(home: Home, age: timedelta, error: str | None = None) -> None:
+    Stores(home).lake.write_document("delay", HEARTBEAT, Heartbeat(datetime.now(UTC) - age, error))
+
+
+def test_status_tells_when_the_monitor_last_looked(home: Home):
+    assert "never looked" in run("status")[1]
+    beat(home, timedelta(seconds=2))
+    code, output = run("status")
+    assert code == 0
+    assert " s ago" in output
+
+
+@pytest.mark.parametrize("error", [None, "LogError: disk full"])
+def test_status_fails_when_a_monitor_has_stopped_while_something_waits(home: Home, error: str | None):
+    beat(home, timedelta(seconds=1) if error else timedelta(hours=1), error)
+    code, output = run("status")
+    assert code == 1
+    assert "the monitor of delay does not do its work, and something waits" in output
+    assert (error or "the monitor last looked at") in output
+    ingest(Stores(home), [small_model().spec])
+    for window in stale_windows(small_model().spec, Stores(home)):
+        compact(small_model().spec, Stores(home), window)
+    assert run("status")[0] == 0
 
 
 def test_releases_are_listed_newest_first_with_their_reasons(home: Home):

@@ -4,16 +4,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from mlops_assets.core.evaluation import Evaluation
+from mlops_assets.core.monitoring.watch import STOPPED, told
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.models import declared_models
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.watching import read_heartbeat, something_waits, watch_monitor
 
 HEARTBEAT_MAX_AGE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One line of `mlops-assets status`; what is not there yet is None."""
+    """One line of `mlops-assets status`; what is not there yet is None.
+
+    `monitor_stopped` says that the model's monitor has stopped or fails while something waits for it.
+    """
 
     model: str
     task: str
@@ -23,6 +28,8 @@ class ModelStatus:
     trained_until: datetime | None
     workers: str
     verdict: str
+    monitor: str = "never looked"
+    monitor_stopped: bool = False
 
 
 def model_status(stores: Stores, now: datetime) -> tuple[ModelStatus, ...]:
@@ -32,8 +39,9 @@ def model_status(stores: Stores, now: datetime) -> tuple[ModelStatus, ...]:
 
 def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
     plan = stores.releases.current(spec.name)
+    monitor = _monitor(stores, spec, now)
     if plan is None:
-        return ModelStatus(spec.name, spec.task, None, None, None, None, "-", _verdict(stores, spec))
+        return ModelStatus(spec.name, spec.task, None, None, None, None, "-", _verdict(stores, spec), *monitor)
     live = stores.workers.live(now, HEARTBEAT_MAX_AGE)
     have = sum(spec.name in worker.models and worker.models[spec.name].release == plan.release for worker in live)
     manifest = stores.bundles.get(plan.champion.bundle).manifest
@@ -47,7 +55,20 @@ def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
         manifest.training_end,
         workers,
         _verdict(stores, spec),
+        *monitor,
     )
+
+
+def _monitor(stores: Stores, spec: ModelSpec, now: datetime) -> tuple[str, bool]:
+    """What the monitor last said of itself, and whether it has stopped while something waits."""
+    heartbeat = read_heartbeat(spec, stores)
+    signs = watch_monitor(spec, stores, now)
+    stopped = any(sign.trouble in STOPPED for sign in signs) and something_waits(spec, stores)
+    if signs:
+        return told(signs), stopped
+    if heartbeat is None:
+        return "never looked", False
+    return f"looked {max(0, round((now - heartbeat.at).total_seconds()))} s ago", False
 
 
 def _verdict(stores: Stores, spec: ModelSpec) -> str:

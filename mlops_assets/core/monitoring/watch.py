@@ -19,7 +19,8 @@ QUIET_WINDOWS = 3
 LABELLED_WINDOWS = 3
 
 Trouble = Literal["stopped", "failing", "never looked", "given up", "waiting", "labels", "traffic"]
-GRAVE: frozenset[Trouble] = frozenset({"stopped", "failing", "given up"})
+STOPPED: frozenset[Trouble] = frozenset({"stopped", "failing"})
+GRAVE: frozenset[Trouble] = STOPPED | {"given up"}
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
