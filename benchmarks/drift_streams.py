@@ -51,7 +51,7 @@ def flight_source() -> Source:
     local = data.times.dt.tz_convert("America/New_York")
     week = pd.factorize(local.dt.strftime("%G-%V"))[0].astype(np.int64)
     edge = local.dt.strftime("%m-%d").isin(["01-01", "12-31"]).to_numpy()
-    return Source(data, "distance", "origin", np.where(edge, -1, week), int((local.dt.month < 7).sum()))
+    return Source(data, "humid", "origin", np.where(edge, -1, week), int((local.dt.month < 7).sum()))
 
 
 def census_source() -> Source:
@@ -134,8 +134,12 @@ class Pieces:
             )
         return WindowTable(*(np.concatenate([getattr(one, name) for one in tables]) for name in tables[0].__dict__))
 
-    def order(self, mode: Mode, length: int, random: np.random.Generator) -> Rows:
-        """Numbers of pieces of a stream at least so long: shuffled, blocks shuffled, or as they come (once)."""
+    def order(self, mode: Mode, length: int, size: int, random: np.random.Generator) -> Rows:
+        """Numbers of pieces of a stream so long: shuffled, blocks shuffled, or as they come (once).
+
+        No window of `size` pieces lies across two blocks: half of March and half of December is no window that could come.
+        Within its block it begins anywhere.
+        """
         numbers = np.arange(len(self.block))
         if mode == "order":
             return numbers[:length]
@@ -144,9 +148,11 @@ class Pieces:
             if mode == "iid":
                 found.append(random.permutation(numbers))
             else:
-                found += [numbers[self.block == block] for block in random.permutation(np.unique(self.block))]
-        offset = int(random.integers(0, len(found[0])))  # windows do not begin where blocks do
-        return np.concatenate([*found, found[0]])[offset : offset + length]
+                for block in random.permutation(np.unique(self.block)):
+                    mine = numbers[self.block == block]
+                    first = int(random.integers(0, len(mine) % size + 1))
+                    found.append(mine[first : first + (len(mine) - first) // size * size])
+        return np.concatenate(found)[:length]
 
 
 def reference_of(binning: Binning, pieces: Pieces, size: int) -> ReferenceProfile:
