@@ -19,6 +19,7 @@ from mlops_assets.core.monitoring.performance import PerformanceReference, asses
 
 SIZES = (500, 1_000, 5_000)
 FLIPS = (0.02, 0.05, 0.10)
+CLUSTER = 500  # rows that our test takes to vary together, in windows of any size; a day, say, of a real stream
 CLEAN, FLIPPED = 16, 20
 NEVER = FLIPPED + 1
 # streams of each kind: ours judges a window in about a millisecond, the peers take their time
@@ -84,8 +85,8 @@ def _upper_limit(alarms: int, windows: int) -> float:
 def _ours(split: Split, size: int) -> Watch:
     known = split.reference
     calibration = fit_calibration(known.truth, known.output)
-    blocks = np.arange(len(known.truth)) // size
-    complete = blocks < len(known.truth) // size
+    blocks = np.arange(len(known.truth)) // CLUSTER
+    complete = blocks < len(known.truth) // CLUSTER
     reference = PerformanceReference.of(
         "binary",
         known.truth[complete],
@@ -94,8 +95,10 @@ def _ours(split: Split, size: int) -> Watch:
         calibration.apply(known.output[complete]),
     )
 
+    clusters = np.arange(size) // CLUSTER
+
     def watch(windows: list[Answers]) -> Alarms:
-        sums = [sums_of("binary", one.truth, one.output, calibration.apply(one.output)) for one in windows]
+        sums = [sums_of("binary", one.truth, one.output, calibration.apply(one.output), clusters) for one in windows]
         reports = (assess_performance(reference, sums[max(0, at - 7) : at + 1]) for at in range(len(sums)))
         return np.array([report.alarm for report in reports])
 

@@ -4,7 +4,7 @@ What a loss is, and which tests are made of it, is told in `performance.py`.
 """
 
 from dataclasses import dataclass
-from math import inf, nan, sqrt
+from math import inf, log1p, nan, sqrt
 
 import numpy as np
 from scipy import special, stats
@@ -42,6 +42,7 @@ class Baseline:
     cluster_squares: float
     expected: float
     spread: float
+    two_sided: bool
 
     def error(self, rows: float, cluster_squares: float, expected: float, spread: float) -> tuple[float, float]:
         """Standard error of a window's excess, the reference's own error included, and its degrees of freedom."""
@@ -62,7 +63,9 @@ class Baseline:
             return 0.0, df
         if error == 0:
             return float(np.sign(excess)) * inf if abs(excess) > 1e-12 * max(1.0, abs(total / rows)) else 0.0, df
-        return excess / error / self.tail, df
+        # a loss rises further than it falls
+        size = excess if self.two_sided else _log_excess(excess, self.ratio * expected / rows)
+        return size / error / self.tail, df
 
     def _variance(self, rows: float, cluster_squares: float, spread: float) -> float:
         if not rows:
@@ -124,7 +127,15 @@ def fit_baseline(
         cluster_squares=float((rows**2).sum()),
         expected=float(expected.sum()),
         spread=float(spread.sum()),
+        two_sided=two_sided,
     )
+
+
+def _log_excess(excess: float, expected: float) -> float:
+    """Excess of a loss over a positive expectation, on a logarithmic scale that agrees with it where it is small."""
+    if expected <= 0:
+        return excess
+    return expected * log1p(excess / expected) if excess > -expected else -inf
 
 
 def upper_tail(z: float, df: float) -> float:
