@@ -97,11 +97,6 @@ class Lake:
         listed = self._tables(model, folder, detail=True)
         return {name: repr(sorted(info.items())) for name, info in listed.items()}
 
-    def folders(self, model: str, folder: str) -> tuple[str, ...]:
-        """Names of the folders in a folder of a model, sorted."""
-        infos = self._list(self._path(model, folder), detail=True)
-        return tuple(sorted(posixpath.basename(info["name"]) for info in infos if info["type"] == "directory"))
-
     def remove_table(self, model: str, name: str) -> None:
         """Remove a table; one that is not there is no error."""
         path = self._path(model, f"{name}.parquet")

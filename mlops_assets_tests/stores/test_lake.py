@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from mlops_assets.core.evaluation import Evaluation, Interval, SliceMetrics
 from mlops_assets.core.schema import read_times
-from mlops_assets.stores.lake import Lake
+from mlops_assets.stores.lake import Lake, encode_table
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 
@@ -172,3 +173,50 @@ def test_a_write_that_fails_leaves_the_old_table_and_no_rubbish(
             lake.write_table("delay", "raw_data", pd.DataFrame({"x": [2]}))
     assert lake.read_table("delay", "raw_data")["x"].tolist() == [1]
     assert [file.name for file in path.parent.iterdir()] == ["raw_data.parquet"]
+
+
+TABLE = pa.table({"id": ["a", "b"], "x": [1.5, None]})
+
+
+def test_an_arrow_table_reads_back_with_its_attrs_either_way(lake: Lake) -> None:
+    path = lake.write_arrow("delay", "live/2024-01-01", TABLE, {"rows": 2})
+    assert path == lake.table_path("delay", "live/2024-01-01")
+    assert lake.read_arrow("delay", "live/2024-01-01") == TABLE
+    assert lake.read_arrow("delay", "live/2024-01-01", ["x"]).column_names == ["x"]
+    assert lake.read_attrs("delay", "live/2024-01-01") == {"rows": 2}
+    assert lake.read_table("delay", "live/2024-01-01").attrs == {"rows": 2}
+
+
+def test_the_same_table_is_the_same_bytes(lake: Lake) -> None:
+    assert encode_table(TABLE) == encode_table(TABLE.slice(0))
+    lake.write_bytes("delay", "part", encode_table(TABLE))
+    assert lake.read_arrow("delay", "part") == TABLE
+    assert lake.read_attrs("delay", "part") == {}
+
+
+def test_tables_of_a_folder_are_listed_by_name_without_those_below(lake: Lake) -> None:
+    assert lake.tables("delay", "live") == ()
+    for name in ("b", "a", "deeper/c"):
+        lake.write_arrow("delay", f"live/{name}", TABLE)
+    lake.write_document("delay", "live/d", {})
+    assert lake.tables("delay", "live") == ("a", "b")
+
+
+def test_a_stamp_changes_when_its_table_is_written_again(lake: Lake) -> None:
+    for name in ("a", "b"):
+        lake.write_arrow("delay", f"live/{name}", TABLE)
+    before = lake.stamps("delay", "live")
+    assert lake.stamps("delay", "live") == before
+    lake.write_arrow("delay", "live/a", TABLE)
+    after = lake.stamps("delay", "live")
+    assert after["a"] != before["a"]
+    assert after["b"] == before["b"]
+
+
+def test_a_removed_table_is_gone_and_removing_it_again_is_no_error(lake: Lake) -> None:
+    lake.write_arrow("delay", "live/a", TABLE)
+    for _ in range(2):
+        lake.remove_table("delay", "live/a")
+        assert lake.tables("delay", "live") == ()
+    with pytest.raises(FileNotFoundError, match="materialise delay/live/a first"):
+        lake.read_arrow("delay", "live/a")

@@ -158,6 +158,24 @@ def test_records_of_one_model(log):
     assert list(log.records("unknown")) == []
 
 
+def test_sealed_segments_are_read_one_by_one_and_model_by_model(log):
+    open_writer, writer = LogWriter(log, "open"), LogWriter(log, "w")
+    open_writer.append([prediction(9)])
+    writer.append([prediction(1), prediction(2, model="other"), label(1)])
+    writer.seal()
+    writer.append([prediction(3, model="other")])
+    writer.close()
+    reader = PredictionLog(log)
+    first, second = reader.sealed()
+    assert first < second
+    assert list(reader.segment(first, "flight_delay")) == [prediction(1), label(1)]
+    assert list(reader.segment(second, "other")) == [prediction(3, model="other")]
+    assert list(reader.segment(second, "flight_delay")) == []
+    (log / second).unlink()
+    assert list(reader.segment(second, "other")) == []
+    open_writer.close()
+
+
 def test_a_segment_sealed_after_the_folder_was_listed_is_still_read(log):
     writer = LogWriterFor(log)
     writer.append([prediction(0)])
