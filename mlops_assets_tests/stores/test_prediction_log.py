@@ -159,20 +159,19 @@ def test_records_of_one_model(log):
 
 
 def test_sealed_segments_are_read_one_by_one_and_model_by_model(log):
-    open_writer, writer = LogWriter(log, "open"), LogWriter(log, "w")
+    open_writer, writer = LogWriter(log.root, "open"), LogWriter(log.root, "w")
     open_writer.append([prediction(9)])
     writer.append([prediction(1), prediction(2, model="other"), label(1)])
     writer.seal()
     writer.append([prediction(3, model="other")])
     writer.close()
-    reader = PredictionLog(log)
-    first, second = reader.sealed()
+    first, second = log.sealed()
     assert first < second
-    assert list(reader.segment(first, "flight_delay")) == [prediction(1), label(1)]
-    assert list(reader.segment(second, "other")) == [prediction(3, model="other")]
-    assert list(reader.segment(second, "flight_delay")) == []
-    (log / second).unlink()
-    assert list(reader.segment(second, "other")) == []
+    assert list(log.segment(first, "flight_delay")) == [prediction(1), label(1)]
+    assert list(log.segment(second, "other")) == [prediction(3, model="other")]
+    assert list(log.segment(second, "flight_delay")) == []
+    (log.root / second).unlink()
+    assert list(log.segment(second, "other")) == []
     open_writer.close()
 
 
