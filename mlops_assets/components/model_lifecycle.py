@@ -13,7 +13,6 @@ from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.assets.imputed_features import imputed_features_asset
 from mlops_assets.assets.live_traffic import live_traffic_asset
 from mlops_assets.assets.model_health import model_health_asset
-from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.assets.raw_data import raw_data_asset
 from mlops_assets.assets.trained_model import trained_model_asset
 from mlops_assets.assets.validated_features import validated_features_asset
@@ -68,7 +67,6 @@ def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
     monitoring = dg.define_asset_job(
         f"{spec.name}_monitoring",
         selection=dg.AssetSelection.assets(*watching),
-        partitions_def=partitions_of(spec),
         description=f"From logged answers and labels to the verdicts on the data and the model of `{spec.name}`, window by window.",
         tags={"dagster/max_runtime": str(MAX_RUNTIME_S)},
         executor_def=dg.in_process_executor,

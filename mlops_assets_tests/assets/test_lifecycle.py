@@ -281,7 +281,8 @@ def test_what_cannot_be_compiled_is_served_by_scikit_learn(home: Path, table: Pa
     assert run.failed_checks == {"compiled", "final_fit_compiled"}
     bundle = run.stores.bundles.get(run.stores.releases.current("delay").champion.bundle)
     assert bundle.manifest.uncompiled is not None
-    assert set(bundle.files) == {"pipeline.skops", "golden.json"}
+    watched_against = {"reference.npz", "scores.npz", "held_out.json"}
+    assert set(bundle.files) == {"pipeline.skops", "golden.json", *watched_against}
 
 
 def test_a_model_that_differs_from_itself_is_blocked(home: Path, table: Path):

@@ -17,6 +17,9 @@ ASSETS = (
     "trained_model",
     "evaluation",
     "deployed_bento",
+    "live_traffic",
+    "data_health",
+    "model_health",
 )
 
 
@@ -26,7 +29,16 @@ def test_the_shipped_models_have_their_assets_jobs_and_gates():
     repository = definitions.get_repository_def()
     keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
     assert keys == {f"{model}/{asset}" for model in ("flight_delay", "air_time") for asset in ASSETS}
-    assert {"flight_delay_lifecycle", "air_time_lifecycle"} <= set(repository.job_names)
+    for model in ("flight_delay", "air_time"):
+        assert {f"{model}_lifecycle", f"{model}_monitoring"} <= set(repository.job_names)
+        sensors = [repository.get_sensor_def(f"{model}_{name}") for name in ("traffic", "watch")]
+        assert {sensor.default_status for sensor in sensors} == {dg.DefaultSensorStatus.RUNNING}
+        for name in ("data_health", "model_health"):
+            node = repository.asset_graph.get(dg.AssetKey([model, name]))
+            assert node.freshness_policy_or_from_metadata is not None
+            assert (
+                node.partitions_def == repository.asset_graph.get(dg.AssetKey([model, "live_traffic"])).partitions_def
+            )
     gates = {
         key.name
         for key in repository.asset_graph.asset_check_keys
