@@ -70,7 +70,7 @@ def car_loan_source() -> Source:
     frame[numbers] = frame[numbers].astype("float64")
     frame[texts] = frame[texts].astype(str)
     data = Data("carloan", frame, {**dict.fromkeys(numbers, "number"), **dict.fromkeys(texts, "category")}, None, None)
-    blocks = np.arange(len(frame)) // 2_500
+    blocks = np.arange(len(frame)) // 10_000
     split = len(parts[0])
     return Source(data, "car_value", "salary_range", np.where(np.arange(len(frame)) < split, blocks, -1), split)
 
@@ -143,6 +143,8 @@ class Pieces:
         numbers = np.arange(len(self.block))
         if mode == "order":
             return numbers[:length]
+        if mode == "calm" and np.bincount(self.block).max() < size:
+            raise ValueError(f"no block is as long as a window of {size} pieces")
         found: list[Rows] = []
         while sum(map(len, found)) < length:
             if mode == "iid":
