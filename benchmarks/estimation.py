@@ -44,7 +44,7 @@ def main() -> None:
         (
             "data, rows a chunk",
             *("ours", "NannyML", "ours, rolling", "constant", "within 2 s.e., %"),
-            *("s", "NannyML s", "ratio", "ratio with fit"),
+            *("s", "NannyML s", "ratio with fit", "ratio"),
         ),
         rows,
     )
@@ -68,8 +68,8 @@ def _compare(split: Split, size: int) -> dict[str, float]:
         "coverage_2se_pct": float(100 * (np.abs(estimated - realised) <= 2 * errors).mean()),
         "seconds": seconds,
         "nannyml_seconds": their_seconds,
-        "speed_ratio": their_seconds / seconds,
-        "speed_ratio_with_fit": (their_seconds + their_fit) / (seconds + fit),
+        "speed_ratio": (their_seconds + their_fit) / (seconds + fit),
+        "speed_ratio_without_fit": their_seconds / seconds,
     }
 
 
