@@ -24,6 +24,10 @@ install: $(VENV)/.installed ## make .venv from requirements.lock
 demo: install ## both models on real flights: train, gate, release, serve, ask, judge (under three minutes)
 	$(BIN)/mlops-assets demo
 
+.PHONY: replay-year
+replay-year: install ## the whole year through the service and the monitors, a month at a time, and what they found
+	$(BIN)/mlops-assets replay-year
+
 .PHONY: test
 test: install ## the test suite (what needs a server or browser that is not installed is skipped by name)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope

@@ -241,6 +241,18 @@ def demo(
 
 
 @app.command()
+def replay_year() -> None:
+    """All real traffic from March to December through the service and the health assets, labels a week late, month by month."""
+    from mlops_assets.demo import DemoFailed
+    from mlops_assets.year import run_year
+
+    try:
+        run_year(out, PROJECT, Home.from_environment())
+    except DemoFailed as error:
+        _stop(error)
+
+
+@app.command()
 def up() -> None:
     """The Dagster UI with its daemon, and the service, on what is there, until Ctrl-C."""
     commands = {
