@@ -20,7 +20,7 @@ def confidence(blocks: int, overdispersed: int) -> str:
         )
     if blocks < 130:
         return f"{one}: fair; false alarms in up to a few percent of windows"
-    return f"{one}: false alarms in at most about 1 % of windows"
+    return f"{one}: good; false alarms in about 1 % of windows, where holidays or outages are near in 2 %"
 
 
 def reason(
