@@ -21,7 +21,8 @@ from mlops_assets.core.monitoring.reference import ReferenceProfile
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.training import TrainingRows, encode_label, predict
+from mlops_assets.core.training import TrainingRows, predict
+from mlops_assets.operations.cross_fit import answer_out_of_sample
 from mlops_assets.operations.loss_model import fit_loss_model
 from mlops_assets.stores.bundles import Bundle
 
@@ -32,8 +33,9 @@ LOSS_ARRAYS, LOSS_LAYOUT = "loss.npz", "loss.json"
 class HeldOut(msgspec.Struct, frozen=True):
     """What is known of a model from rows it was not fitted on: `held_out.json` of a bundle.
 
-    `metrics` are those of the task, `calibration` turns a classifier's outputs into frequencies, `dispersion` tells how losses
-    scatter around a regression's loss model.
+    `metrics` are those of the held-out rows. Where these are few days, the rest comes from earlier rows too, answered by fits on
+    what came before them. `calibration` turns a classifier's outputs into frequencies, `dispersion` tells how losses scatter around a
+    regression's loss model.
     """
 
     metrics: dict[str, float]
@@ -96,15 +98,15 @@ def reference_files(
     rows
         The training window of the model.
     """
-    held_out = rows.holdout
-    features = held_out[list(spec.feature_names)]
-    output = predict(gated, features)
-    truth = encode_label(spec, held_out[spec.label.column], classes)
+    block = timedelta(hours=1) if spec.monitoring.window == "hour" else timedelta(days=1)
+    sample = answer_out_of_sample(spec, rows, gated, classes, block=block)
+    answered, truth, output = sample.rows, sample.truth, sample.output
+    features = answered[list(spec.feature_names)]
     calibration, dispersion, expected = None, None, None
     files: dict[str, bytes] = {}
     if spec.task == "regression":
         losses = np.abs(truth - output[:, 0])
-        loss_model = fit_loss_model(spec, held_out, losses, plan)
+        loss_model = fit_loss_model(spec, answered, losses, plan)
         if loss_model is not None:
             expected = expected_losses(loss_model, features)
             dispersion = LossDispersion.of(losses, expected)
@@ -112,10 +114,12 @@ def reference_files(
     else:
         calibration = fit_calibration(truth, output)
         expected = calibration.apply(output)
+    held_out = len(rows.holdout)
+    metrics = point_metrics(spec, Judged(truth[-held_out:], output[-held_out:]))
     known = HeldOut(
-        metrics={name: one for name, one in point_metrics(spec, Judged(truth, output)).items() if np.isfinite(one)},
+        metrics={name: one for name, one in metrics.items() if np.isfinite(one)},
         performance=PerformanceReference.of(
-            spec.task, truth, output, clusters_of(spec, held_out[spec.event_time]).to_numpy(), expected
+            spec.task, truth, output, clusters_of(spec, answered[spec.event_time]).to_numpy(), expected
         ),
         calibration=calibration,
         dispersion=dispersion,
@@ -126,11 +130,11 @@ def reference_files(
         kinds_of(spec),
         whole[spec.event_time],
         _blocks(spec, whole, rows),
-        _importance(spec, gated, features, truth),
+        _importance(spec, gated, features.tail(held_out), truth[-held_out:]),
     )
     answers = score_frame(output)
     scores = ReferenceProfile.of(
-        answers, score_kinds(output.shape[1]), held_out[spec.event_time], _blocks(spec, held_out, rows)
+        answers, score_kinds(output.shape[1]), answered[spec.event_time], _blocks(spec, answered, rows)
     )
     return {
         **files,
