@@ -42,7 +42,8 @@ def status() -> None:
         "since",
         "trained until",
         "workers",
-        "last verdict",
+        "last gates",
+        "health",
         "monitor",
         box=None,
         pad_edge=False,
@@ -58,6 +59,7 @@ def status() -> None:
             _or_dash(_time(one.trained_until)),
             one.workers,
             one.verdict,
+            one.health,
             one.monitor,
         )
     out.print(table)

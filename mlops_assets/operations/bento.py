@@ -87,7 +87,9 @@ def _plans(home: Home, models: tuple[str, ...] | None, instead: ReleasePlan | No
 
 def _stage(context: Path, home: Home, plans: list[ReleasePlan]) -> None:
     """Lay out the folder that becomes the Bento's source."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    ignored = shutil.ignore_patterns(
+        "__pycache__", "*.pyc", "monitoring"
+    )  # monitors look at the log, not over the service's shoulder
     context.mkdir()
     for part in _PARTS:
         source, target = PACKAGE / part, context / PACKAGE.name / part

@@ -34,8 +34,8 @@ class HeldOut(msgspec.Struct, frozen=True):
     """What is known of a model from rows it was not fitted on: `held_out.json` of a bundle.
 
     `metrics` are those of the held-out rows. Where these are few days, the rest comes from earlier rows too, answered by fits on
-    what came before them. `calibration` turns a classifier's outputs into frequencies, `dispersion` tells how losses scatter around a
-    regression's loss model.
+    what came before them. `calibration` turns a classifier's outputs into frequencies, `dispersion` tells how losses scatter around
+    a regression's loss model.
     """
 
     metrics: dict[str, float]

@@ -7,6 +7,7 @@ from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.monitoring.watch import STOPPED, told
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.models import declared_models
+from mlops_assets.operations.monitor import Monitor
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.watching import read_heartbeat, something_waits, watch_monitor
 
@@ -28,6 +29,7 @@ class ModelStatus:
     trained_until: datetime | None
     workers: str
     verdict: str
+    health: str = "-"
     monitor: str = "never looked"
     monitor_stopped: bool = False
 
@@ -39,9 +41,9 @@ def model_status(stores: Stores, now: datetime) -> tuple[ModelStatus, ...]:
 
 def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
     plan = stores.releases.current(spec.name)
-    monitor = _monitor(stores, spec, now)
+    watched = (_health(stores, spec), *_monitor(stores, spec, now))
     if plan is None:
-        return ModelStatus(spec.name, spec.task, None, None, None, None, "-", _verdict(stores, spec), *monitor)
+        return ModelStatus(spec.name, spec.task, None, None, None, None, "-", _verdict(stores, spec), *watched)
     live = stores.workers.live(now, HEARTBEAT_MAX_AGE)
     have = sum(spec.name in worker.models and worker.models[spec.name].release == plan.release for worker in live)
     manifest = stores.bundles.get(plan.champion.bundle).manifest
@@ -55,8 +57,19 @@ def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
         manifest.training_end,
         workers,
         _verdict(stores, spec),
-        *monitor,
+        *watched,
     )
+
+
+def _health(stores: Stores, spec: ModelSpec) -> str:
+    """The verdicts on the newest window that has been looked at."""
+    monitor = Monitor(spec, stores)
+    data, model = monitor.newest_data_health(), monitor.newest_model_health(1)
+    if data is None and not model:
+        return "-"
+    window = data.window if data is not None else model[-1].window
+    told_of = [f"data {data.verdict}"] if data is not None else []
+    return f"{window}: {', '.join([*told_of, *(f'model {one.verdict}' for one in model)])}"
 
 
 def _monitor(stores: Stores, spec: ModelSpec, now: datetime) -> tuple[str, bool]:
