@@ -38,8 +38,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled answers: which rows of the window they are, their truth and output, and when the truth was known."""
+    """Labelled answers of one bundle's model: which rows of the window they are, truth and output, and when the truth was known."""
 
+    bundle: str | None
     at: NDArray[np.bool_]
     truth: Floats
     output: Floats
@@ -49,7 +50,7 @@ class Labelled:
         known = (self.observed <= pd.Timestamp(moment)).to_numpy()
         at = self.at.copy()
         at[at] = known
-        return Labelled(at, self.truth[known], self.output[known], self.observed[known])
+        return Labelled(self.bundle, at, self.truth[known], self.output[known], self.observed[known])
 
 
 def answers_of(table: pd.DataFrame) -> Answers:
@@ -75,7 +76,8 @@ def labelled_of(spec: ModelSpec, answers: Answers, classes: tuple[str | int, ...
     labels = answers.rows["label"][at]
     if spec.task != "regression" and all(isinstance(one, int) for one in classes):
         labels = labels.astype(float)
-    return Labelled(at, encode_label(spec, labels, classes), answers.output[at], answers.rows["label_observed_at"][at])
+    truth = encode_label(spec, labels, classes)
+    return Labelled(answers.bundle, at, truth, answers.output[at], answers.rows["label_observed_at"][at])
 
 
 def service_record(answers: Answers) -> ServiceRecord:

@@ -5,20 +5,15 @@ How windows come about is told in `live_traffic.py`; the tests and the verdicts 
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 
 from mlops_assets.core.evaluation import Judged, compare, point_metrics
-from mlops_assets.core.live_traffic import LiveWindow
 from mlops_assets.core.metrics import Floats
 from mlops_assets.core.monitoring.drift import DriftReport
 from mlops_assets.core.monitoring.estimation import (
     MIN_REFIT_ROWS,
-    REFIT_ROWS,
     CalibrationMap,
     Estimate,
     estimate_loss,
@@ -37,19 +32,15 @@ from mlops_assets.core.monitoring.health import (
     judge_data,
     judge_model,
 )
-from mlops_assets.core.monitoring.performance import SCALES, PerformanceSums, assess_performance, sums_of
+from mlops_assets.core.monitoring.performance import PerformanceSums, assess_performance, sums_of
 from mlops_assets.core.monitoring.profile import WindowProfile, profile_frame
-from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import predict
-from mlops_assets.operations.answers import Answers, Labelled, answers_of, labelled_of, service_record
-from mlops_assets.operations.live_traffic import live_windows, read_window
+from mlops_assets.operations.answers import Answers, Labelled, service_record
+from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH, Readings
 from mlops_assets.operations.reference import Reference, clusters_of, score_frame
-from mlops_assets.operations.stores import Stores
 
-DATA_HEALTH, MODEL_HEALTH, PROFILES = "data_health", "model_health", "profiles"
-_LOOK_BACK = 60  # windows in which labelled rows are looked for to calibrate anew
 _NAMED = 20  # unseen categories that are named
 _STANDARD_ERRORS = 3.0  # by which an estimate must be worse than the reference
 
@@ -63,34 +54,8 @@ class Look:
     reference: Reference | None
 
 
-class _Profile(msgspec.Struct, frozen=True):
-    """A window's profile by the cells of one bundle's reference."""
-
-    bundle: str
-    rows: int
-    counts: list[int]
-    minimum: list[float]
-    maximum: list[float]
-    phase: list[float]
-
-    @classmethod
-    def of(cls, bundle: str, profile: WindowProfile) -> "_Profile":
-        arrays = (profile.counts, profile.minimum, profile.maximum, profile.phase)
-        return cls(bundle, profile.rows, *(array.tolist() for array in arrays))
-
-    def profile(self) -> WindowProfile:
-        arrays = (np.array(values, dtype=float) for values in (self.minimum, self.maximum, self.phase))
-        return WindowProfile(self.rows, np.array(self.counts, dtype=np.int64), *arrays)
-
-
-class Monitor:
-    """Assesses windows of one model; what it has read of bundles and windows it keeps, so that a batch reads everything once."""
-
-    def __init__(self, spec: ModelSpec, stores: Stores) -> None:
-        self.spec, self.stores, self.windows = spec, stores, Windows.of(spec)
-        self._references: dict[str, Reference | None] = {}
-        self._answers: dict[str, Answers] = {}
-        self._labelled: dict[str, Labelled] = {}
+class Monitor(Readings):
+    """Assesses windows of one model, one after the other in the order of time."""
 
     def data_health(self, window: str) -> Look:
         """Test a window's data against the reference of the model that answered most of it, and write the verdict down."""
@@ -98,9 +63,9 @@ class Monitor:
         reference = self.reference(answers.bundle)
         profile, report = None, None
         if reference is not None and answers.bundle is not None:
-            profile = self._profile(window, answers.bundle, reference)
-            report = reference.features.assess(self._recent_profiles(window, answers.bundle, reference, profile))
-        champion = reference or self._current_reference()
+            profile = self.profile(window, answers.bundle, reference)
+            report = reference.features.assess(self.recent_profiles(window, answers.bundle, reference, profile))
+        champion = reference or self.current_reference()
         expected = None if champion is None else _usual_rows(champion)
         begin, end = self.windows.bounds(window)
         verdict = judge_data(self.spec, len(answers.rows), expected, report, is_over=end <= datetime.now(UTC))
@@ -129,7 +94,7 @@ class Monitor:
         reference = self.reference(answers.bundle)
         labelled = self.labelled(window)
         cohort = self._cohort(answers, labelled)
-        earlier = self._earlier(window, answers.bundle)
+        earlier = self.earlier(window, answers.bundle)
         sums, report, scores, former = None, None, None, None
         estimated: dict[str, Estimate] = {}
         how, alarm = "", None
@@ -179,102 +144,6 @@ class Monitor:
         self.stores.lake.write_document(spec.name, f"{MODEL_HEALTH}/{window}", health)
         return health
 
-    def answers(self, window: str) -> Answers:
-        """The rows of a window; of an empty one where no traffic came."""
-        if window not in self._answers:
-            self._answers[window] = answers_of(read_window(self.spec, self.stores, window))
-        return self._answers[window]
-
-    def reference(self, bundle: str | None) -> Reference | None:
-        """The reference that a bundle carries."""
-        if bundle is None:
-            return None
-        if bundle not in self._references:
-            self._references[bundle] = Reference.of(self.spec, self.stores.bundles.get(bundle))
-        return self._references[bundle]
-
-    def data_history(self, window: str, count: int) -> list[DataHealth]:
-        """The verdicts on the data of the last `count` windows up to this one, as far as they have been made, oldest first."""
-        found = (self._document(DATA_HEALTH, key, DataHealth) for key in self.windows.last(window, count))
-        return [one for one in found if one is not None]
-
-    def model_history(self, window: str, count: int) -> list[ModelHealth]:
-        """The verdicts on the answers of the last `count` windows up to this one, as far as they have been made, oldest first."""
-        found = (self._document(MODEL_HEALTH, key, ModelHealth) for key in self.windows.last(window, count))
-        return [one for one in found if one is not None]
-
-    def newest_data_health(self) -> DataHealth | None:
-        """The verdict on the data of the newest window that has one."""
-        newest = self._newest_of(DATA_HEALTH)
-        return None if newest is None else self._document(DATA_HEALTH, newest, DataHealth)
-
-    def newest_model_health(self, count: int) -> list[ModelHealth]:
-        """The verdicts on the answers of the newest windows, oldest first."""
-        newest = self._newest_of(MODEL_HEALTH)
-        return [] if newest is None else self.model_history(newest, count)
-
-    def _newest_of(self, kind: str) -> str | None:
-        lake, model = self.stores.lake, self.spec.name
-        return next((key for key in sorted(self._live, reverse=True) if lake.has(model, f"{kind}/{key}")), None)
-
-    @cached_property
-    def _live(self) -> dict[str, LiveWindow]:
-        return live_windows(self.spec, self.stores)
-
-    def labelled(self, window: str) -> "Labelled":
-        """The labelled answers of a window."""
-        if window not in self._labelled:
-            self._labelled[window] = labelled_of(
-                self.spec, self.answers(window).of_one_version(), self._classes(window)
-            )
-        return self._labelled[window]
-
-    def _classes(self, window: str) -> tuple[str | int, ...]:
-        bundle = self.answers(window).bundle
-        return () if bundle is None else self.stores.bundles.get(bundle).manifest.classes
-
-    def newest_event(self) -> datetime | None:
-        """ "Now": the newest event time in the newest window that has enough rows to be believed."""
-        fewest = self.spec.monitoring.min_rows
-        known = (one.last_event_at for _, one in sorted(self._live.items(), reverse=True) if one.answered >= fewest)
-        return next(known, None)
-
-    def _document(self, kind: str, window: str, what: type[Any]) -> Any:
-        try:
-            return self.stores.lake.read_document(self.spec.name, f"{kind}/{window}", what)
-        except FileNotFoundError:
-            return None
-
-    def _current_reference(self) -> Reference | None:
-        plan = self.stores.releases.current(self.spec.name)
-        return None if plan is None else self.reference(plan.champion.bundle)
-
-    def _profile(self, window: str, bundle: str, reference: Reference) -> WindowProfile:
-        answers = self.answers(window)
-        binning = reference.profile.binning
-        features = answers.features.reindex(columns=list(binning.names))
-        profile = profile_frame(binning, features, answers.rows["event_time"])
-        self.stores.lake.write_document(self.spec.name, f"{PROFILES}/{window}", _Profile.of(bundle, profile))
-        return profile
-
-    def _recent_profiles(
-        self, window: str, bundle: str, reference: Reference, newest: WindowProfile
-    ) -> list[WindowProfile]:
-        recent = []
-        for key in self.windows.last(window, max(SCALES))[:-1]:
-            kept = self._document(PROFILES, key, _Profile)
-            if kept is not None and kept.bundle == bundle:
-                recent.append(kept.profile())
-            elif key in self._live and len(self.answers(key).rows):
-                recent.append(self._profile(key, bundle, reference))
-        return [*recent, newest]
-
-    def _earlier(self, window: str, bundle: str | None) -> list[ModelHealth]:
-        """The verdicts on the windows before this one that the same model answered."""
-        count = max(*SCALES, self.spec.monitoring.confirm.of)
-        found = (self._document(MODEL_HEALTH, key, ModelHealth) for key in self.windows.last(window, count)[:-1])
-        return [one for one in found if one is not None and one.bundle == bundle]
-
     def _cohort(self, answers: Answers, labelled: "Labelled") -> Cohort:
         now = self.newest_event()
         matured = 0
@@ -286,27 +155,12 @@ class Monitor:
         """The calibration made anew on labels that were known when the window began; where they are too few, the bundle's own."""
         if self.spec.task == "regression":
             return None, "a model of the loss, fitted on held-out rows" if reference.loss_model else ""
-        truth, output = self._known_before(window, bundle)
+        truth, output = self.known_before(window, bundle)
         refitted = refit_calibration(truth, output) if len(truth) >= MIN_REFIT_ROWS else None
         if refitted is not None:
             return refitted, f"probabilities calibrated on the {refitted.rows:,} newest labelled rows"
         assert reference.held_out.calibration is not None
         return reference.held_out.calibration, "probabilities calibrated on the held-out rows of the training"
-
-    def _known_before(self, window: str, bundle: str | None) -> tuple[Floats, Floats]:
-        begin, found = self.windows.bounds(window)[0], 0
-        parts: list[Labelled] = []
-        for step in range(1, _LOOK_BACK + 1):
-            key = self.windows.shift(window, -step)
-            if found >= REFIT_ROWS or key not in self._live:
-                break
-            if self.answers(key).bundle == bundle:
-                parts.append(self.labelled(key).known_at(begin))
-                found += len(parts[-1].truth)
-        if not parts:
-            return np.empty(0), np.empty((0, 2))
-        parts.reverse()
-        return np.concatenate([one.truth for one in parts]), np.concatenate([one.output for one in parts])
 
     def _estimate(
         self, answers: Answers, reference: Reference, calibration: CalibrationMap | None

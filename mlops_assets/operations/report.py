@@ -30,7 +30,8 @@ from mlops_assets.operations.health_figures import (
     verdict_figure,
 )
 from mlops_assets.operations.live_traffic import live_windows
-from mlops_assets.operations.monitor import DATA_HEALTH, MODEL_HEALTH, Monitor
+from mlops_assets.operations.monitor import Monitor
+from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.files import make_folder, write_whole
 from mlops_assets.stores.home import Home

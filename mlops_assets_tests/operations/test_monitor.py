@@ -8,7 +8,8 @@ import pytest
 
 from mlops_assets.core.monitoring.health import DataHealth, ModelHealth
 from mlops_assets.core.rollout import Release
-from mlops_assets.operations.monitor import DATA_HEALTH, MODEL_HEALTH, Monitor
+from mlops_assets.operations.monitor import Monitor
+from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH
 from mlops_assets_tests.operations.watched import LIVE_FROM, Task, Watched, watched_fit, watched_rows
 from mlops_assets_tests.serving.factory import publish
 
