@@ -68,7 +68,14 @@ class Monitor(Readings):
         champion = reference or self.current_reference()
         expected = None if champion is None else _usual_rows(champion)
         begin, end = self.windows.bounds(window)
-        verdict = judge_data(self.spec, len(answers.rows), expected, report, is_over=end <= datetime.now(UTC))
+        verdict = judge_data(
+            self.spec,
+            len(answers.rows),
+            expected,
+            report,
+            impossible=_impossible(self.spec, answers),
+            is_over=end <= datetime.now(UTC),
+        )
         health = DataHealth(
             model=self.spec.name,
             window=window,
@@ -232,6 +239,20 @@ class Monitor(Readings):
 
 def _metrics(spec: ModelSpec, judged: Judged) -> dict[str, float]:
     return {name: value for name, value in point_metrics(spec, judged).items() if np.isfinite(value)}
+
+
+def _impossible(spec: ModelSpec, answers: Answers) -> dict[str, float]:
+    """Share of each number's values outside its declared range, where one is declared."""
+    features, shares = answers.features, {}
+    for feature in spec.features:
+        if feature.name in features and (feature.minimum is not None or feature.maximum is not None):
+            values = features[feature.name].dropna()
+            inside = values.between(
+                -np.inf if feature.minimum is None else feature.minimum,
+                np.inf if feature.maximum is None else feature.maximum,
+            )
+            shares[feature.name] = float(1 - inside.mean()) if len(values) else 0.0
+    return shares
 
 
 def _unseen(reference: Reference, answers: Answers) -> dict[str, tuple[str, ...]]:

@@ -4,8 +4,9 @@ Decides from finished reports; how drift and performance are tested is told in `
 about a verdict is not decided here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -22,7 +23,7 @@ _BAD: tuple[Verdict, ...] = ("healthy", "degrading", "unhealthy", "failed")
 FAILED_REQUESTS, ALL_REQUESTS_FAILED = 0.05, 0.5
 SEVERE = 5  # floors above the expected loss at which one window is enough
 FEED_DEAD = 0.5  # share of model importance in broken features at which nothing can be said of the model
-OUTSIDE = 0.2  # share of values outside the reference's range that speaks of another unit rather than of a wider world
+OUTSIDE = 0.2  # share of impossible or unseen values that speaks of another unit or a broken join rather than of a wider world
 
 
 class DataHealth(msgspec.Struct, frozen=True):
@@ -136,7 +137,13 @@ class DataVerdict(msgspec.Struct, frozen=True):
 
 
 def judge_data(
-    spec: ModelSpec, rows: int, expected: float | None, report: DriftReport | None, *, is_over: bool = True
+    spec: ModelSpec,
+    rows: int,
+    expected: float | None,
+    report: DriftReport | None,
+    *,
+    impossible: Mapping[str, float] = MappingProxyType({}),
+    is_over: bool = True,
 ) -> DataVerdict:
     """Data quality condemns at once; drift is graded by its severity and by how much the model leans on the feature.
 
@@ -148,6 +155,9 @@ def judge_data(
         Rows that the reference would have in such a window; None where there is no reference.
     report
         None where the window has too few rows to be tested, or nothing to be tested against.
+    impossible
+        Share of each number's values outside its *declared* minimum and maximum, by feature. A value that only the reference has
+        not seen is a wider world, such as the first summer of a model trained in winter.
     is_over
         Whether the window's time has passed: before that nobody can say that too little came.
     """
@@ -160,7 +170,7 @@ def judge_data(
             f"{rows} rows, fewer than the {fewest} that a verdict needs" if rows < fewest else "nothing to compare with"
         )
         return DataVerdict("insufficient data", (why,))
-    broken = tuple(one for one in report.features if _is_broken(spec, one))
+    broken = tuple(one for one in report.features if _is_broken(spec, one, impossible.get(one.feature, 0.0)))
     names = {one.feature for one in broken}
     worth = 1 / (2 * max(len(report.features), 1))
     drifted = tuple(
@@ -169,7 +179,7 @@ def judge_data(
         if one.alarm and one.feature not in names and one.severity in ("warning", "critical")
     )
     weighty = tuple(one for one in drifted if one.importance >= worth)
-    reasons = [one.reason for one in (*broken, *weighty)]
+    reasons = [_why_broken(one, impossible.get(one.feature, 0.0)) for one in broken] + [one.reason for one in weighty]
     odd_volume = report.volume.alarm and (is_over or report.volume.ratio > 1)
     if odd_volume:
         reasons.append(report.volume.reason)
@@ -192,12 +202,17 @@ def _of_little_weight(features: Sequence[FeatureDrift]) -> str:
     return f"differences that are small, or in features of little weight: {shown}"
 
 
-def _is_broken(spec: ModelSpec, one: FeatureDrift) -> bool:
+def _is_broken(spec: ModelSpec, one: FeatureDrift, impossible: float) -> bool:
     """Is the feed to be suspected, rather than the world?"""
     limit = spec.imputation.alarm_above
     missing = one.missing_rate > limit and one.missing_rate > one.reference_missing_rate + 0.01 and one.alarm
-    outside = one.alarm and (one.out_of_range_share > OUTSIDE or one.unseen_share > OUTSIDE)
-    return missing or outside or one.stuck
+    return missing or one.stuck or (one.alarm and one.unseen_share > OUTSIDE) or impossible > OUTSIDE
+
+
+def _why_broken(one: FeatureDrift, impossible: float) -> str:
+    if impossible > OUTSIDE:
+        return f"{one.feature} has {impossible:.0%} of its values outside its declared range: is it another unit?"
+    return one.reason
 
 
 class Evidence(msgspec.Struct, frozen=True):

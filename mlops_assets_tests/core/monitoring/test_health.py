@@ -59,7 +59,6 @@ def test_data_like_the_reference_are_healthy():
     [
         {"missing_rate": 0.45, "test": "missing", "reason": "temp is missing"},
         {"unseen_share": 0.5, "test": "unseen", "reason": "temp is unseen"},
-        {"out_of_range_share": 0.9, "test": "out of range", "reason": "temp is out of range"},
         {"stuck": True, "reason": "temp is stuck"},
     ],
     ids=lambda fault: next(iter(fault)),
@@ -69,6 +68,14 @@ def test_a_broken_feed_is_unhealthy_at_once_however_little_the_model_leans_on_it
     assert verdict.verdict == "unhealthy"
     assert verdict.broken == verdict.culprits == ("seats",)
     assert verdict.reasons[0] == fault["reason"]
+
+
+def test_values_that_cannot_be_are_a_broken_feed_and_values_that_are_new_are_drift():
+    """A model trained in winter once called the thermometer broken all summer long."""
+    summer = changed(SOUND, out_of_range_share=0.9, severity="critical", reason="temp is higher")
+    assert judge_data(SPEC, 900, 900.0, report(summer), impossible={"temp": 0.0}).verdict == "degrading"
+    celsius = judge_data(SPEC, 900, 900.0, report(summer, LIGHT), impossible={"temp": 0.9})
+    assert (celsius.verdict, celsius.broken) == ("failed", ("temp",))
 
 
 def test_feeds_that_carry_most_of_the_model_fail_the_window():
