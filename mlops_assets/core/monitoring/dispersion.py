@@ -8,10 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from mlops_assets.core.monitoring.measures import Counts, Floats, Measured, Measures
+from mlops_assets.core.monitoring.pooling import fill, judged, pooled, rolled, scales_for, unfilled_are_one
 from mlops_assets.core.monitoring.season import Seasons
+from mlops_assets.core.monitoring.tails import (
+    binomial_at_least,
+    binomial_at_most,
+    chi2_above,
+    normal_above,
+    student_above,
+    student_quantile_above,
+)
 
 FEWEST_BLOCKS = 8  # with fewer the scatter between blocks is not known
 SIGNIFICANT = 0.01  # of overdispersion, over all statistics and scales of a feature
@@ -45,11 +53,6 @@ class Scale:
     inflation: Floats
     shape: tuple[float, float, float]
     shape_freedom: float
-
-
-def scales_for(blocks: int) -> tuple[int, ...]:
-    """Pooling scales that have at least ten reference blocks each; the newest window alone always counts."""
-    return tuple(k for k in (1, 2, 4, 8) if k == 1 or blocks >= 10 * k)
 
 
 class Dispersion:
@@ -86,7 +89,7 @@ class Dispersion:
             for windows in self.scales:
                 self._learned[windows] = self._learn(self._seasons.residuals, raw, measured.weight, windows)
 
-    def test(self, counts: Counts, phase: Floats) -> dict[int, Floats]:
+    def test(self, counts: Counts, phase: Floats, newest: bool = False) -> Floats:
         """p-values of consecutive windows at every scale.
 
         Parameters
@@ -95,19 +98,22 @@ class Dispersion:
             (W, cells of the feature), in time order.
         phase
             (W, 6): mean cos and sin of hour, weekday, day of the year.
+        newest
+            Whether the newest window alone is judged.
 
         Returns
         -------
-        dict
-            For each scale k the (W, 4) p-values of the last k windows merged, in the order of `FAMILIES`; 1 where a family does not
-            apply or fewer than k windows came before.
+        Floats
+            (K, J, 4), in the order of `FAMILIES`: for each of the K scales that W windows fill, and each of the J judged windows
+            (1 or W), those of the last windows merged; 1 where a family does not apply or too few windows came before.
         """
-        measured = self._measures.of(counts)
+        scales = self.scales[: fill(len(counts))]
         if self._seasons is None:
-            return {k: self._independent(counts, k) for k in self.scales}
+            return self._independent(pooled(counts, scales, newest), scales, newest)
+        measured = self._measures.of(counts)
         expected, factor = self._seasons.expected(phase)
         residual = np.where(measured.weight[:, None] > 0, measured.values - expected, 0.0)
-        return {k: self._dependent(residual, factor, measured.weight, self._learned[k]) for k in self.scales}
+        return self._dependent(residual, factor, measured.weight, scales, newest)
 
     def _overdispersion(self, measured: Measured) -> tuple[bool, float]:
         """Pearson's χ² of the blocks against the whole reference, and of the strangest block, for each statistic and scale."""
@@ -126,8 +132,8 @@ class Dispersion:
                 freedom = (len(weight) - 1) * degrees
                 parts += 2
                 # all blocks a little, or a few of them much
-                smallest = min(smallest, float(stats.chi2.sf(block.sum(), freedom)))
-                smallest = min(smallest, float(stats.chi2.sf(block.max(), degrees)) * len(weight))
+                smallest = min(smallest, float(chi2_above(block.sum(), freedom)))
+                smallest = min(smallest, float(chi2_above(block.max(), degrees)) * len(weight))
                 phi = max(phi, float(block.sum()) / freedom) if k == 1 else phi
         return smallest < SIGNIFICANT / max(parts, 1), phi
 
@@ -161,85 +167,67 @@ class Dispersion:
         cells = z[:, self._measures.ranks :] ** 2 @ self._cell_weight
         return np.asarray(np.cbrt(cells / max(float(self._cell_weight.sum()), 1e-9)))
 
-    def _dependent(self, residual: Floats, factor: Floats, weight: Floats, scale: Scale) -> Floats:
-        merged, rows = rolled(residual, weight, scale.windows)
-        widened, _ = rolled(factor, weight, scale.windows)
-        own = self._measures.unit * (1 / np.maximum(rows, 1)[:, None] + 1 / self._measures.rows)
-        z = np.abs(merged) / (np.sqrt((scale.between + own) * widened) * scale.inflation)
-        p = 2 * stats.t.sf(z, scale.freedom)
-        mean, deviation, inflation = scale.shape
-        shape = stats.t.sf((self._shape(z) - mean) / (deviation * inflation), scale.shape_freedom)
-        if scale.windows > 1:
-            p[residual * merged <= 0] = 1.0  # what is over does not go on alarming
-            shape[:] = 1.0  # a holiday week moves every cell a little: pooled, that is nobody's concern
-        return self._families(p, shape, rows, scale.windows)
+    def _dependent(
+        self, residual: Floats, factor: Floats, weight: Floats, scales: tuple[int, ...], newest: bool
+    ) -> Floats:
+        learned = [self._learned[k] for k in scales]
+        between, freedom, inflation = (
+            np.stack([getattr(one, name) for one in learned])[:, None] for name in ("between", "freedom", "inflation")
+        )
+        rows = pooled(weight, scales, newest)
+        safe = np.maximum(rows, 1.0)[..., None]
+        mean = pooled(residual * weight[:, None], scales, newest) / safe
+        # a window without rows has no place in the calendar
+        wider = np.maximum(pooled(factor * weight[:, None], scales, newest) / safe, 1.0)
+        own = self._measures.unit * (1 / safe + 1 / self._measures.rows)
+        z = np.abs(mean) / (np.sqrt((between + own) * wider) * inflation)
+        p = 2 * student_above(z, freedom)
+        p[1:][judged(residual, newest) * mean[1:] <= 0] = 1.0  # what is over does not go on alarming
+        shape = np.ones_like(rows)  # a holiday week moves every cell a little: pooled, that is nobody's concern
+        centre, deviation, wide = learned[0].shape
+        shape[0] = student_above((self._shape(z[0]) - centre) / (deviation * wide), learned[0].shape_freedom)
+        return self._families(p, shape, rows, scales, newest)
 
-    def _independent(self, counts: Counts, k: int) -> Floats:
-        merged = rolled_counts(counts, k)
-        measured = self._measures.of(merged)
+    def _independent(self, merged: Counts, scales: tuple[int, ...], newest: bool) -> Floats:
+        flat = merged.reshape(-1, merged.shape[-1])
+        measured = self._measures.of(flat)
         rows = measured.weight
         variance = self._guard * self._measures.unit * (1 / np.maximum(rows, 1)[:, None] + 1 / self._measures.rows)
-        z = np.abs(measured.values - self._measures.expected) / np.sqrt(variance)
-        p = 2 * stats.norm.sf(z)
+        away = measured.values - self._measures.expected
+        z = np.abs(away) / np.sqrt(variance)
+        p = 2 * normal_above(z)
         ranks = self._measures.ranks
         close = z[:, ranks:] > 3.0
-        if close.any() and self._guard <= 1:
-            p[:, ranks:][close] = self._exact(self._measures.grouped(merged), rows, close)
-        shape = stats.chi2.sf(z[:, ranks:] ** 2 @ self._cell_weight, self._freedom)
-        if k > 1:
-            newest = self._measures.of(counts).values
-            p[(newest - self._measures.expected) * (measured.values - self._measures.expected) <= 0] = 1.0
-        return self._families(p, shape, rows, k)
+        if self._guard <= 1 and close.any():
+            p[:, ranks:][close] = self._exact(self._measures.grouped(flat), rows, close)
+        shape = chi2_above(z[:, ranks:] ** 2 @ self._cell_weight, self._freedom)
+        p, away = p.reshape(*merged.shape[:2], -1), away.reshape(*merged.shape[:2], -1)
+        p[1:][away[0] * away[1:] <= 0] = 1.0
+        return self._families(p, shape.reshape(p.shape[:2]), rows.reshape(p.shape[:2]), scales, newest)
 
     def _exact(self, grouped: Floats, rows: Floats, close: NDArray[np.bool_]) -> Floats:
         """Two-sided binomial tails of the cells in question, since the normal ones are too light far out."""
         window, cell = np.nonzero(close)
         share = np.clip(self._measures.shares[cell], 0.5 / self._measures.rows, 1.0)
         count, total = grouped[window, cell], rows[window]
-        tail = np.minimum(stats.binom.cdf(count, total, share), stats.binom.sf(count - 1, total, share))
+        tail = np.minimum(binomial_at_most(count, total, share), binomial_at_least(count, total, share))
         p: Floats = np.minimum(2 * tail, 1.0)
         return p
 
-    def _families(self, p: Floats, shape: Floats, rows: Floats, k: int) -> Floats:
+    def _families(self, p: Floats, shape: Floats, rows: Floats, scales: tuple[int, ...], newest: bool) -> Floats:
         ranks = self._measures.ranks
-        tested = np.ones((len(rows), 4))
+        tested = np.ones((*rows.shape, 4))
         if ranks:
-            tested[:, [LOCATION, SPREAD]] = p[:, :ranks]
-        cells = p.shape[1] - ranks
+            tested[..., [LOCATION, SPREAD]] = p[..., :ranks]
+        cells = p.shape[-1] - ranks
         if cells > 1:
-            tested[:, SHAPE] = shape
-            tested[:, CELLS] = p[:, ranks:].min(axis=1) * (cells if cells > 2 else 1)
+            tested[..., SHAPE] = shape
+            tested[..., CELLS] = p[..., ranks:].min(axis=-1) * (cells if cells > 2 else 1)
         tested[rows <= 0] = 1.0
-        tested[: k - 1] = 1.0
-        return np.minimum(tested, 1.0)
-
-
-def rolled(values: Floats, weight: Floats, k: int) -> tuple[Floats, Floats]:
-    """Weighted means of each row and the k - 1 before it, and their weights; the first k - 1 are means of what there is.
-
-    `values` has shape (W, S), `weight` (W,).
-    """
-    if k == 1:
-        return values, weight
-    total = np.cumsum(np.concatenate([np.zeros((1, values.shape[1])), values * weight[:, None]]), axis=0)
-    mass = np.cumsum(np.concatenate([[0.0], weight]))
-    end = np.arange(1, len(weight) + 1)
-    start = np.maximum(end - k, 0)
-    rows = mass[end] - mass[start]
-    return (total[end] - total[start]) / np.maximum(rows, 1.0)[:, None], rows
-
-
-def rolled_counts(counts: Counts, k: int) -> Counts:
-    """Counts of each window and the k - 1 before it merged (fewer for the first ones)."""
-    if k == 1:
-        return counts
-    total = np.cumsum(np.concatenate([np.zeros((1, *counts.shape[1:]), dtype=np.int64), counts]), axis=0)
-    end = np.arange(1, len(counts) + 1)
-    merged: Counts = total[end] - total[np.maximum(end - k, 0)]
-    return merged
+        return np.minimum(unfilled_are_one(tested, scales, newest), 1.0)
 
 
 def _inflation(largest: Floats, draws: float, freedom: Floats) -> Floats:
     """How far the largest |z| of so many draws is above the median largest one of t."""
-    usual = stats.t.isf((1 - 0.5 ** (1 / draws)) / 2, freedom)
+    usual = student_quantile_above((1 - 0.5 ** (1 / draws)) / 2, freedom)
     return np.asarray(np.maximum(largest / usual, 1.0))

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from mlops_assets.core.monitoring import wording
 from mlops_assets.core.monitoring.dispersion import CELLS, FAMILIES, FEWEST_BLOCKS, LOCATION, SHAPE, SPREAD, Dispersion
 from mlops_assets.core.monitoring.measures import Counts, Floats, Measures
+from mlops_assets.core.monitoring.pooling import MOST_WINDOWS, SCALES, judged
 from mlops_assets.core.monitoring.profile import Binning, FeatureBins, WindowProfile
 from mlops_assets.core.monitoring.rare import MissingRate, RangeRate, UnseenRate, stuck
 from mlops_assets.core.monitoring.reference import ReferenceProfile
 from mlops_assets.core.monitoring.severity import WARNING, Severity, psi_of, severity_of
 from mlops_assets.core.monitoring.volume import Volume, VolumeReport
-
-MOST_WINDOWS = 8  # so many are looked back on
 
 
 class FeatureDrift(msgspec.Struct, frozen=True):
@@ -130,6 +129,7 @@ class Scan:
 
 
 TESTS = (*FAMILIES, "missing", "unseen", "out of range", "stuck")
+_MISSING, _UNSEEN, _OUT_OF_RANGE = (TESTS.index(name) for name in ("missing", "unseen", "out of range"))
 
 
 class DriftDetector:
@@ -177,7 +177,7 @@ class DriftDetector:
         if not windows:
             raise ValueError("there is no window to assess; pass at least the newest one")
         table = WindowTable.of(windows[-MOST_WINDOWS:], self._binning)
-        scan = self.scan(table)
+        scan = self._judge(table, newest=True)
         rows = int(table.rows[-1])
         features = [self._report(watch, table, scan) for watch in self._watches]
         features.sort(key=lambda one: (not one.alarm, -one.importance * one.effect, one.feature))
@@ -192,25 +192,28 @@ class DriftDetector:
 
     def scan(self, table: WindowTable) -> Scan:
         """Judge each of many consecutive windows, with up to seven windows before it; the same verdicts as `assess`."""
-        shape = (len(table.rows), len(self._watches))
+        return self._judge(table, newest=False)
+
+    def _judge(self, table: WindowTable, newest: bool) -> Scan:
+        last = WindowTable(*(judged(column, newest) for column in table.__dict__.values()))
+        shape = (len(last.rows), len(self._watches))
         p_value, psi = np.ones(shape), np.zeros(shape)
         test, scale = np.zeros(shape, dtype=np.int64), np.ones(shape, dtype=np.int64)
-        alarm, still = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+        still, large = np.zeros(shape, dtype=np.bool_), np.ones(shape, dtype=np.bool_)
         phase = table.mean_phase
         for place, watch in enumerate(self._watches):
-            p, which, k = watch.test(table, phase)
-            p_value[:, place] = np.minimum(p * len(self._watches), 1.0)
-            test[:, place], scale[:, place] = which, k
-            psi[:, place] = psi_of(watch.measures, watch.whole, table.counts[:, watch.cells])
-            still[:, place] = watch.stuck(table, self.min_rows)
-            alarm[:, place] = p_value[:, place] < self.alpha
+            p_value[:, place], test[:, place], scale[:, place] = watch.test(table, last, phase, newest)
+            psi[:, place] = psi_of(watch.measures, watch.whole, last.counts[:, watch.cells])
+            still[:, place] = watch.stuck(last, self.min_rows)
             if watch.dispersion.blocks < FEWEST_BLOCKS:
                 # the scatter between windows is not known: only a large change is believed
-                alarm[:, place] &= (psi[:, place] >= WARNING) | (which >= len(FAMILIES))
-        enough = (table.rows >= self.min_rows)[:, None]
+                large[:, place] = (psi[:, place] >= WARNING) | (test[:, place] >= len(FAMILIES))
+        p_value = np.minimum(p_value * len(self._watches), 1.0)
+        enough = (last.rows >= self.min_rows)[:, None]
+        alarm = (p_value < self.alpha) & large & enough
         still &= enough
-        test[still & ~(alarm & enough)] = TESTS.index("stuck")
-        return Scan((alarm | still) & enough, p_value, test, scale, still, psi)
+        test[still & ~alarm] = TESTS.index("stuck")
+        return Scan(alarm | still, p_value, test, scale, still, psi)
 
     def _report(self, watch: "_Watch", table: WindowTable, scan: Scan) -> FeatureDrift:
         place, name = watch.place, watch.bins.name
@@ -274,35 +277,38 @@ class _Watch:
             )
         self._may_be_stuck = bool(len(rows)) and not bool(self._single(blocks).any())
 
-    def test(self, table: WindowTable, phase: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-        """Smallest p over families and scales, corrected for both, with the family (a position in `TESTS`) and the scale."""
-        counts = table.counts[:, self.cells]
-        tested = self.dispersion.test(counts, phase)
-        missing = self.missing.test(counts[:, -1], table.rows, phase)
+    def test(
+        self, table: WindowTable, last: WindowTable, phase: Floats, newest: bool
+    ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+        """Smallest p over families and scales, corrected for both, with the family (a position in `TESTS`) and the scale.
+
+        `last` are the windows that are judged, the newest of `table` or all of it.
+        """
+        counts, own = table.counts[:, self.cells], last.counts[:, self.cells]
+        tested = self.dispersion.test(counts, phase, newest)
+        missing = self.missing.test(counts[:, -1], table.rows, phase, newest)
         if isinstance(self._rare, RangeRate):
-            outside = counts[:, 0] + counts[:, -2]
-            rare = self._rare.test(outside, table.rows, table.minimum[:, self.place], table.maximum[:, self.place])
-            families, kind = len(FAMILIES) + 2, TESTS.index("out of range")
+            outside = own[:, 0] + own[:, -2]
+            rare = self._rare.test(outside, last.rows, last.minimum[:, self.place], last.maximum[:, self.place])
+            families, kind = len(FAMILIES) + 2, _OUT_OF_RANGE
         else:
-            rare = self._rare.test(counts[:, -2], table.rows)
-            families, kind = 4, TESTS.index("unseen")
-        columns = [
-            rare,
-            *(p for k in missing for p in [missing[k]]),
-            *(tested[k][:, one] for k in tested for one in range(4)),
-        ]
-        of_cells = [LOCATION, SPREAD, SHAPE, SHAPE if self.bins.kind == "number" else CELLS]
-        which = np.array([kind, *([TESTS.index("missing")] * len(missing)), *(one for _ in tested for one in of_cells)])
-        scale = np.array([1, *missing, *(k for k in tested for _ in range(4))])
-        p = np.stack(columns, axis=1)
-        best = p.argmin(axis=1)
-        corrected = np.minimum(p[np.arange(len(p)), best] * families * len(tested), 1.0)
-        return corrected, which[best], scale[best]
+            rare = self._rare.test(own[:, -2], last.rows)
+            families, kind = 4, _UNSEEN
+        p = np.concatenate([rare[None], missing, tested.transpose(0, 2, 1).reshape(-1, len(rare))])
+        best = p.argmin(axis=0)
+        cells = [LOCATION, SPREAD, SHAPE, SHAPE if self.bins.kind == "number" else CELLS]
+        which = np.array([kind, *[_MISSING] * len(missing), *cells * len(tested)])
+        scale = np.array([1, *SCALES[: len(missing)], *(k for k in SCALES[: len(tested)] for _ in cells)])
+        corrected = p[best, np.arange(len(rare))] * families * len(self.dispersion.scales)
+        return np.minimum(corrected, 1.0), which[best], scale[best]
 
     def stuck(self, table: WindowTable, min_rows: int) -> NDArray[np.bool_]:
         if not self._may_be_stuck:
             return np.zeros(len(table.rows), dtype=np.bool_)
-        return self._single(table) & stuck(table.counts[:, self.cells][:, :-1], self.whole[:-1], min_rows)
+        single = self._single(table)
+        if single.any():
+            single &= stuck(table.counts[:, self.cells][:, :-1], self.whole[:-1], min_rows)
+        return single
 
     def shares(self, counts: Counts) -> _Shares:
         rows = max(int(counts.sum()), 1)

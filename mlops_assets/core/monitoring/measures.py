@@ -60,16 +60,20 @@ class Measures:
         self.rows = max(float(cells.sum()), 1.0)
         inner = cells[1:-1] if bins.kind == "number" else cells[:-1]
         share = inner / max(inner.sum(), 1.0)
-        self._group = _pooling(share, block_rows * self.rows / max(float(whole.sum()), 1.0))
-        groups = int(self._group.max(initial=0)) + 1
-        self.shares: Floats = np.bincount(self._group, weights=share, minlength=groups).astype(np.float64)
-        self._rank: Floats = np.zeros(0)
-        if bins.kind == "number":
+        group = _pooling(share, block_rows * self.rows / max(float(whole.sum()), 1.0))
+        groups = int(group.max(initial=0)) + 1
+        self.shares: Floats = np.bincount(group, weights=share, minlength=groups).astype(np.float64)
+        # what lies out of range belongs to the outermost bins; unseen levels are tested on their own
+        number = bins.kind == "number"
+        of_cell = np.concatenate([group[:1], group, group[-1:]]) if number else np.append(group, -1)
+        self._sums: Floats = (of_cell[:, None] == np.arange(groups)).astype(np.float64)
+        rank = np.zeros((len(cells), 0))
+        if number:
             middle = np.concatenate([[0.0], np.cumsum(share) - share / 2, [1.0]])
-            self._rank = np.stack([middle, np.abs(middle - 0.5)], axis=1)
+            rank = np.stack([middle, np.abs(middle - 0.5)], axis=1)
+        self._all_sums: Floats = np.concatenate([rank, self._sums], axis=1)
         mass = cells / self.rows
-        mean = mass @ self._rank if len(self._rank) else np.zeros(0)
-        square = mass @ self._rank**2 if len(self._rank) else np.zeros(0)
+        mean, square = mass @ rank, mass @ rank**2
         self.ranks = len(mean)
         self.unit: Floats = np.concatenate([np.maximum(square - mean**2, 1e-12), np.full(groups, 0.25)])
         self.expected: Floats = np.concatenate([mean, np.arcsin(np.sqrt(self.shares))])
@@ -79,26 +83,15 @@ class Measures:
         cells = counts[:, :-1].astype(np.float64)
         weight = cells.sum(axis=1)
         safe = np.maximum(weight, 1.0)[:, None]
-        grouped = self.grouped(counts)
-        values = np.arcsin(np.sqrt(np.minimum((grouped + 0.375) / (safe + 0.75), 1.0)))
-        if self.ranks:
-            values = np.concatenate([(cells @ self._rank) / safe, values], axis=1)
+        values = cells @ self._all_sums
+        values[:, : self.ranks] /= safe
+        grouped = values[:, self.ranks :]
+        np.arcsin(np.sqrt(np.minimum((grouped + 0.375) / (safe + 0.75), 1.0)), out=grouped)
         return Measured(values, weight)
 
     def grouped(self, counts: Counts) -> Floats:
         """Rows in each pooled cell, shape (W, S - ranks). What lies out of range belongs to the outermost bins."""
-        if self.kind == "number":
-            inner = counts[:, 1:-2].astype(np.float64)
-            inner[:, 0] += counts[:, 0]
-            inner[:, -1] += counts[:, -2]
-        else:
-            inner = counts[:, :-2].astype(np.float64)  # the unseen are tested on their own
-        pooled = np.zeros((len(counts), len(self.shares)))
-        order = np.argsort(self._group, kind="stable")
-        starts = np.searchsorted(self._group[order], np.arange(len(self.shares)))
-        if inner.shape[1]:
-            pooled = np.add.reduceat(inner[:, order], starts, axis=1)
-        return pooled
+        return np.asarray(counts[:, :-1] @ self._sums)
 
 
 def _pooling(share: Floats, block_rows: float) -> NDArray[np.int64]:

@@ -4,11 +4,19 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from mlops_assets.core.monitoring.dispersion import FEWEST_BLOCKS, SIGNIFICANT, rolled_counts, scales_for
+from mlops_assets.core.monitoring.dispersion import FEWEST_BLOCKS, SIGNIFICANT
 from mlops_assets.core.monitoring.measures import Counts, Floats
+from mlops_assets.core.monitoring.pooling import fill, judged, pooled, rolled_counts, scales_for, unfilled_are_one
 from mlops_assets.core.monitoring.season import Seasons
+from mlops_assets.core.monitoring.tails import (
+    beta_quantile,
+    binomial_at_least,
+    chi2_above,
+    negative_binomial_at_least,
+    student_above,
+    student_quantile_above,
+)
 
 MISSING_FLOOR = 0.01  # an excess of less than a point is nobody's concern
 RARE_ROWS = 3
@@ -28,8 +36,7 @@ def rare_tail(count: Floats, rows: Floats, seen: float, of: float, phi: float = 
         (W,): events and rows of the windows.
     """
     events = np.ceil(count / phi)
-    rate = stats.nbinom.sf(events - 1, seen / phi + 0.5, of / (of + np.maximum(rows, 1.0)))
-    return np.where(count > 0, rate, 1.0)
+    return negative_binomial_at_least(events, seen / phi + 0.5, of / (of + np.maximum(rows, 1.0)))
 
 
 class MissingRate:
@@ -44,41 +51,49 @@ class MissingRate:
         self.share = seen / self.of
         self.scales = scales_for(len(missing))
         self.largest = float((missing / np.maximum(rows, 1.0)).max(initial=0.0))
+        # allowing for the reference's own error
+        self._most = float(beta_quantile(0.99, seen + 0.5, max(self.of - seen, 0.0) + 0.5))
         self._blocks = len(missing)
         self.overdispersed = self._blocks >= 2 and self._dispersed(missing.astype(np.float64), rows)
         if self.overdispersed:
             self._seasons = Seasons.fit(_angle(missing, rows), rows, phase)
             self._learned = {k: self._learn(self._seasons.residuals, rows, k) for k in self.scales}
 
-    def test(self, missing: Counts, rows: Floats, phase: Floats) -> dict[int, Floats]:
-        """p-values (W,) of consecutive windows at every scale; 1 where less than a point more is missing."""
+    def test(self, missing: Counts, rows: Floats, phase: Floats, newest: bool = False) -> Floats:
+        """p-values of consecutive windows, (K, J), a row for each of the scales that so many windows fill.
+
+        1 where less than a point more is missing; J as in `pooling.pooled`.
+        """
+        scales = self.scales[: fill(len(rows))]
+        count = pooled(missing, scales, newest).astype(np.float64)
+        total = pooled(rows, scales, newest)
+        excess = count / np.maximum(total, 1.0) - self.share
+        worth = (excess >= MISSING_FLOOR) & (excess[0] >= MISSING_FLOOR / 2)
+        found = np.ones_like(count)
+        if not worth.any():
+            return found
         if self.overdispersed:
-            expected, factor = self._seasons.expected(phase)
-            residual = (_angle(missing, rows) - expected)[:, 0]
-        found = {}
-        for k in self.scales:
-            count, total = (
-                rolled_counts(missing, k).astype(np.float64),
-                rolled_counts(rows.astype(np.int64), k).astype(np.float64),
-            )
-            if self.overdispersed:
-                between, freedom, inflation, mean = self._learned[k]
-                sampling = 0.25 / np.maximum(rows, 1.0) + 0.25 / self.of
-                z = (_lowest(residual, k) - mean) / (np.sqrt((between + sampling) * factor[:, 0]) * inflation)
-                p = stats.t.sf(z, freedom)
-            elif self.seen < 50:
-                p = rare_tail(count, total, self.seen, self.of)
-            else:
-                share = stats.beta.ppf(0.99, self.seen + 0.5, self.of - self.seen + 0.5)  # the reference's own error
-                p = stats.binom.sf(count - 1, total, share)
-            excess = count / np.maximum(total, 1.0) - self.share
-            newest = missing / np.maximum(rows, 1.0) - self.share
-            p = np.where((excess >= MISSING_FLOOR) & (newest >= MISSING_FLOOR / 2), p, 1.0)
-            if k == 1 and self.largest < _MOSTLY / 2 and self._blocks >= FEWEST_BLOCKS:
-                p = np.where(count > _MOSTLY * total, 0.0, p)  # a dead feed needs no test
-            p[: k - 1] = 1.0
-            found[k] = p
-        return found
+            found = self._dependent(missing, rows, phase, scales, newest)
+        elif self.seen < 50:
+            found = rare_tail(count, total, self.seen, self.of)
+        else:
+            found = binomial_at_least(count, total, self._most)
+        found[~worth] = 1.0
+        if self.largest < _MOSTLY / 2 and self._blocks >= FEWEST_BLOCKS:
+            found[0, count[0] > _MOSTLY * total[0]] = 0.0  # a dead feed needs no test
+        return unfilled_are_one(found, scales, newest)
+
+    def _dependent(self, missing: Counts, rows: Floats, phase: Floats, scales: tuple[int, ...], newest: bool) -> Floats:
+        expected, factor = self._seasons.expected(phase)
+        residual = (_angle(missing, rows) - expected)[:, 0]
+        sampling = judged(0.25 / np.maximum(rows, 1.0) + 0.25 / self.of, newest)
+        wider = judged(factor[:, 0], newest)
+        found = []
+        for k in scales:
+            between, freedom, inflation, mean = self._learned[k]
+            lowest = judged(_lowest(residual, k), newest)
+            found.append(student_above((lowest - mean) / (np.sqrt((between + sampling) * wider) * inflation), freedom))
+        return np.stack(found)
 
     def _dispersed(self, missing: Floats, rows: Floats) -> bool:
         smallest = 1.0
@@ -93,7 +108,7 @@ class MissingRate:
                 # few events make the statistic long-tailed: its own mean and variance (Haldane 1937) instead of χ²'s
                 mean = float(used.sum() - 1)
                 own = 2 * mean + float((1 / variance[used]).sum())
-                smallest = min(smallest, float(stats.chi2.sf(pearson * 2 * mean / own, 2 * mean**2 / own)))
+                smallest = min(smallest, float(chi2_above(pearson * 2 * mean / own, 2 * mean**2 / own)))
         return smallest < SIGNIFICANT / len(self.scales)
 
     def _learn(self, residuals: Floats, rows: Floats, k: int) -> tuple[float, float, float, float]:
@@ -104,7 +119,7 @@ class MissingRate:
         between = max(float(lowest.var()), float(residuals.var()) / k) - sampling
         between = max(between, 0.0)
         freedom = max(self._blocks / k - 1, 1.0)
-        usual = stats.t.isf(1 - 0.5 ** (k / self._blocks), freedom)
+        usual = float(student_quantile_above(1 - 0.5 ** (k / self._blocks), freedom))
         inflation = max(float((lowest - mean).max()) / np.sqrt(between + sampling) / usual, 1.0)
         return between, freedom, inflation, mean
 
@@ -131,9 +146,11 @@ class UnseenRate:
     def test(self, unseen: Counts, rows: Floats) -> Floats:
         """p-values (W,); 1 below three rows, a share of .2 %, or twice the largest block's share."""
         count = unseen.astype(np.float64)
-        p = rare_tail(count, rows, self.seen, self.of, self.phi)
         share = count / np.maximum(rows, 1.0)
-        return np.where((count >= RARE_ROWS) & (share >= self.floor) & (share > 2 * self.largest), p, 1.0)
+        worth = (count >= RARE_ROWS) & (share >= self.floor) & (share > 2 * self.largest)
+        if not worth.any():
+            return np.ones(len(count))
+        return np.where(worth, rare_tail(count, rows, self.seen, self.of, self.phi), 1.0)
 
 
 class RangeRate:
@@ -154,11 +171,13 @@ class RangeRate:
     def test(self, outside: Counts, rows: Floats, minimum: Floats, maximum: Floats) -> Floats:
         """p-values (W,); 1 below three rows or .2 % of them."""
         count = outside.astype(np.float64)
+        enough = (count >= RARE_ROWS) & (count >= RARE_SHARE * rows)
+        if not enough.any():
+            return np.ones(len(count))
         over = np.maximum((maximum - self.high) / self._above, (self.low - minimum) / self._below)
         record = 2 * np.exp(-np.maximum(over, 0.0)) / (self._blocks + 1)
         # what is counted as out of range and passes no record is no number at all
         p = np.where(over > 0, record, rare_tail(count, rows, 0.0, self.of))
-        enough = (count >= RARE_ROWS) & (count >= RARE_SHARE * rows)
         return np.where(enough, np.minimum(p, 1.0), 1.0)
 
 

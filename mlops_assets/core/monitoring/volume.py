@@ -2,10 +2,10 @@
 
 import msgspec
 import numpy as np
-from scipy import stats
 
 from mlops_assets.core.monitoring.measures import Floats
 from mlops_assets.core.monitoring.season import Seasons
+from mlops_assets.core.monitoring.tails import student_above
 
 _RATIO = 0.6  # the volume must fall to this share, or rise by its inverse, to be worth an alarm
 _SCATTER = 0.05  # least standard deviation of log rows: blocks cut to one size say nothing of it
@@ -43,7 +43,7 @@ class Volume:
         expected = np.exp(mean[:, 0])
         away = np.log(np.maximum(rows, 0.5)) - mean[:, 0]
         z = np.abs(away) / np.sqrt(self._scatter**2 * factor[:, 0] + 1 / np.maximum(expected, 1.0))
-        p = 2 * stats.t.sf(z, self._freedom)
+        p = 2 * student_above(z, self._freedom)
         return expected, np.where(np.abs(away) > -np.log(_RATIO), p, 1.0)
 
     def report(self, rows: Floats, phase: Floats) -> VolumeReport:
