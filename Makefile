@@ -76,6 +76,7 @@ lock: ## resolve requirements.lock again from pyproject.toml (needs uv)
 
 .PHONY: bench-monitoring
 bench-monitoring: bench-monitoring-speed bench-drift-detection bench-estimation bench-labelled-decay ## the four benchmarks of the monitors against their peers
+	.venv-bench/bin/python -m benchmarks.document
 
 .PHONY: bench-monitoring-speed
 bench-monitoring-speed: .venv-bench ## how fast a window is judged, and in how much memory
