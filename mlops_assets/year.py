@@ -16,7 +16,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from mlops_assets.core.monitoring.health import DataHealth, ModelHealth
+from mlops_assets.core.monitoring.health import DataHealth, ModelHealth, has_decayed
+from mlops_assets.core.monitoring.performance import SCALES, assess_performance
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.schema import validate
 from mlops_assets.core.spec import ModelSpec
@@ -37,6 +38,7 @@ EVERY = timedelta(hours=1)
 SEAL_SECONDS = "2"
 PATIENCE_S = 60.0
 ALL_WINDOWS = 100_000
+CALM_YEARS, DAYS_A_YEAR, MOST_FALSE = 10, 306, 0.001
 HEADLINE = {"binary": ("brier", "roc_auc"), "multiclass": ("brier", "accuracy"), "regression": ("mae",)}
 WEATHER = {"temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"}
 
@@ -204,6 +206,7 @@ def _known_faults(specs: dict[str, ModelSpec], stores: Stores) -> Iterator[str]:
         named = ", ".join(f"{value} on {window}" for value, window in sorted(new.items(), key=lambda pair: pair[1]))
         yield f"{name}: destinations that the model has never seen: {named}; alarm in {len(alarms)} windows, first on {alarms[0]}"
     yield _decay_found(specs["air_time"], stores)
+    yield _calm(specs["air_time"], stores)
 
 
 def _found(health: DataHealth, feature: str, test: str) -> bool:
@@ -234,4 +237,29 @@ def _decay_found(spec: ModelSpec, stores: Stores) -> str:
     return (
         f"{spec.name}: decay is reported on {first:%d %B}; the first weeks whose {spec.headline_loss} is a tenth above the "
         f"{reference:.3g} of the held-out rows begin on {weeks_named}"
+    )
+
+
+def _calm(spec: ModelSpec, stores: Stores) -> str:
+    """How often decay is reported where there is none: years put together from days of the reference, drawn at random."""
+    plan = stores.releases.current(spec.name)
+    assert plan is not None
+    reference = Monitor(spec, stores).reference(plan.champion.bundle)
+    assert reference is not None
+    days, random = reference.held_out.performance.blocks, np.random.default_rng(spec.training.seed)
+    decayed = 0
+    for _ in range(CALM_YEARS):
+        drawn = [days[at] for at in random.integers(0, len(days), DAYS_A_YEAR)]
+        for end in range(1, DAYS_A_YEAR + 1):
+            windows = drawn[max(0, end - max(SCALES)) : end]
+            report = assess_performance(
+                reference.held_out.performance, windows, loss=spec.headline_loss, floor=spec.monitoring.floor
+            )
+            decayed += has_decayed(spec, report)
+    share = decayed / (CALM_YEARS * DAYS_A_YEAR)
+    if share > MOST_FALSE:
+        raise DemoFailed(f"{spec.name}: decay is reported in {share:.2%} of the windows of calm years")
+    return (
+        f"{spec.name}: in {CALM_YEARS} calm years, the reference's own days in random order, decay is reported in {decayed} of "
+        f"{CALM_YEARS * DAYS_A_YEAR:,} windows"
     )
