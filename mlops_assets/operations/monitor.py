@@ -76,6 +76,8 @@ class Monitor(Readings):
             impossible=_impossible(self.spec, answers),
             is_over=end <= datetime.now(UTC),
         )
+        unseen = {} if reference is None else _unseen(reference, answers)
+        new = (f"{name} has values that no reference row has: {', '.join(values)}" for name, values in unseen.items())
         health = DataHealth(
             model=self.spec.name,
             window=window,
@@ -85,10 +87,10 @@ class Monitor(Readings):
             bundle=answers.bundle,
             rows=len(answers.rows),
             verdict=verdict.verdict,
-            reasons=verdict.reasons,
+            reasons=(*verdict.reasons, *new),
             culprits=verdict.culprits,
             broken=verdict.broken,
-            unseen={} if reference is None else _unseen(reference, answers),
+            unseen=unseen,
             confidence="" if report is None else report.confidence,
             drift=report,
         )
