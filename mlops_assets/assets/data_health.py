@@ -5,8 +5,10 @@ import pandas as pd
 
 from mlops_assets.assets.frames import records_table
 from mlops_assets.assets.freshness import freshness_of
+from mlops_assets.assets.numbers import VERDICT_LEVEL, plotted
 from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.assets.pictures import as_markdown, is_worth_pictures, png
+from mlops_assets.core.monitoring.drift import DriftReport
 from mlops_assets.core.monitoring.health import DataHealth
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.health_figures import distribution_figure, missing_figure
@@ -14,7 +16,7 @@ from mlops_assets.operations.monitor import Look, Monitor
 from mlops_assets.resources import StoresResource
 
 SHOWN_WINDOWS, SHOWN_FEATURES = 60, 4
-_WORST = ("missing_rate", "unseen_share", "out_of_range_share", "psi")
+_WORST = ("missing_rate", "unseen_share", "out_of_range_share")
 
 
 def data_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
@@ -49,7 +51,7 @@ def data_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             look = monitor.data_health(window)
             verdict = look.health.verdict
             drawn = is_worth_pictures(len(windows), window == windows[-1], verdict, before)
-            metadata = _metadata(look) | (_pictures(monitor, look) if drawn else {})
+            metadata = _metadata(look, _pictures(monitor, look) if drawn else {})
             context.add_asset_metadata(metadata, asset_key=key, partition_key=window)
             before = verdict
         return dg.MaterializeResult(check_results=_checks(monitor.newest_data_health()))
@@ -57,48 +59,49 @@ def data_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     return data_health
 
 
-def _metadata(look: Look) -> dict[str, dg.MetadataValue]:
-    health = look.health
+def _metadata(look: Look, pictures: dict[str, dg.MetadataValue]) -> dict[str, dg.MetadataValue]:
+    health, report = look.health, look.health.drift
+    numbers: dict[str, float] = {
+        "verdict_level": VERDICT_LEVEL[health.verdict],
+        "rows": health.rows,
+        "broken_features": len(health.broken),
+    }
+    if report is not None:
+        drifted = [one for one in report.features if one.alarm]
+        numbers |= {
+            "expected_rows": report.volume.expected,
+            "drifted_features": len(drifted),
+            "worst_drifted_psi": max((one.psi for one in drifted), default=0.0),
+            **{f"worst_{name}": max(getattr(one, name) for one in report.features) for name in _WORST},
+        }
     metadata: dict[str, dg.MetadataValue] = {
         "verdict": dg.MetadataValue.text(health.verdict),
         "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in health.reasons)),
         "culprits": dg.MetadataValue.text(", ".join(health.culprits) or "none"),
-        "rows": dg.MetadataValue.int(health.rows),
-        "healthy": dg.MetadataValue.int(int(health.verdict == "healthy")),
+        **pictures,
+        **plotted(numbers),
     }
-    report = health.drift
-    if report is None:
-        return metadata
-    alarmed = [one for one in report.features if one.alarm]
-    metadata |= {
-        "confidence": dg.MetadataValue.text(report.confidence),
-        "expected_rows": dg.MetadataValue.float(round(report.volume.expected, 1)),
-        "features_in_alarm": dg.MetadataValue.int(len(alarmed)),
-        "broken_features": dg.MetadataValue.int(len(health.broken)),
-        **{
-            f"worst_{name}": dg.MetadataValue.float(round(max(getattr(one, name) for one in report.features), 6))
-            for name in _WORST
-        },
-        "features": records_table(
-            pd.DataFrame(
-                [
-                    (
-                        one.feature,
-                        one.severity,
-                        one.missing_rate,
-                        one.unseen_share,
-                        one.out_of_range_share,
-                        one.psi,
-                        one.importance,
-                        one.reason,
-                    )
-                    for one in report.features
-                ],
-                columns=["feature", "severity", "missing", "unseen", "out_of_range", "psi", "importance", "why"],
-            )
-        ),
-    }
+    if report is not None:
+        metadata["confidence"] = dg.MetadataValue.md(report.confidence)
+        metadata["features"] = records_table(_features(report))
     return metadata
+
+
+def _features(report: DriftReport) -> pd.DataFrame:
+    """Only as wide as the UI has room; the reasons of those that stand out are in the verdict's."""
+    rows = [
+        (
+            one.feature,
+            one.severity,
+            one.importance,
+            max(one.psi, 0.0),
+            one.missing_rate,
+            one.unseen_share,
+            one.out_of_range_share,
+        )
+        for one in report.features
+    ]
+    return pd.DataFrame(rows, columns=["feature", "drift", "weight", "psi", "missing", "unseen", "outside"]).round(3)
 
 
 def _pictures(monitor: Monitor, look: Look) -> dict[str, dg.MetadataValue]:
@@ -108,8 +111,8 @@ def _pictures(monitor: Monitor, look: Look) -> dict[str, dg.MetadataValue]:
     now = distribution_figure(look.reference.profile, look.profile, list(shown)[:SHOWN_FEATURES])
     missing = missing_figure(monitor.data_history(look.health.window, SHOWN_WINDOWS))
     return {
-        "distribution_now_against_reference": as_markdown("distribution", png(now)),
-        "missing_over_the_windows": as_markdown("missing", png(missing)),
+        "now_and_reference": as_markdown("distribution", png(now)),
+        "missing_by_window": as_markdown("missing", png(missing)),
     }
 
 

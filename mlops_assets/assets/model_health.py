@@ -1,12 +1,11 @@
 """`model_health`: how good each window's answers were, or are thought to be while their labels are not known."""
 
-import math
-
 import dagster as dg
 import pandas as pd
 
 from mlops_assets.assets.frames import records_table
 from mlops_assets.assets.freshness import freshness_of
+from mlops_assets.assets.numbers import VERDICT_LEVEL, plotted
 from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.assets.pictures import as_markdown, is_worth_pictures, png
 from mlops_assets.core.monitoring.health import ModelHealth
@@ -17,7 +16,6 @@ from mlops_assets.operations.report import write_report
 from mlops_assets.resources import StoresResource
 
 SHOWN_WINDOWS = 60
-RANKS = {"healthy": 0, "insufficient data": 1, "degrading": 2, "unhealthy": 3, "failed": 4}
 
 
 def model_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
@@ -52,11 +50,13 @@ def model_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             health = monitor.model_health(window)
             drawn = is_worth_pictures(len(windows), window == windows[-1], health.verdict, before)
             page = write_report(spec, opened, window, monitor=monitor, pictures=drawn)
-            metadata = _metadata(spec, health) | {"report": dg.MetadataValue.url(page.as_uri())}
+            # A path, for browsers open no link from the UI to a file: it can be copied.
+            shown: dict[str, dg.MetadataValue] = {"report": dg.MetadataValue.path(page)}
             if drawn:
                 history = monitor.model_history(window, SHOWN_WINDOWS)
                 figure = performance_figure(history, spec.monitoring.floor, spec.headline_loss)
-                metadata["performance_over_the_windows"] = as_markdown("performance", png(figure))
+                shown["performance_by_window"] = as_markdown("performance", png(figure))
+            metadata = _metadata(spec, health, shown)
             context.add_asset_metadata(metadata, asset_key=key, partition_key=window)
             before = health.verdict
         return dg.MaterializeResult(check_results=_checks(spec, monitor))
@@ -64,32 +64,27 @@ def model_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
     return model_health
 
 
-def _metadata(spec: ModelSpec, health: ModelHealth) -> dict[str, dg.MetadataValue]:
-    cohort, service, loss = health.cohort, health.service, spec.headline_loss
-    numbers: dict[str, float] = {
-        "rank": RANKS[health.verdict],
+def _metadata(spec: ModelSpec, health: ModelHealth, shown: dict[str, dg.MetadataValue]) -> dict[str, dg.MetadataValue]:
+    cohort, service, report = health.cohort, health.service, health.performance
+    numbers: dict[str, float | None] = {
+        "verdict_level": VERDICT_LEVEL[health.verdict],
         "answered": cohort.answered,
-        "labelled": cohort.labelled,
-        "coverage": cohort.coverage,
+        "label_coverage": cohort.coverage,
+        **{name: health.realised.get(name) for name in _shown(spec)},
+        f"expected_{spec.headline_loss}": None if report is None else report.expected,
+        "relative_change": None if report is None else report.relative,
+        "decayed": None if report is None else int(health.decayed),
+        **{f"estimated_{name}": health.estimated[name].value for name in _shown(spec) if name in health.estimated},
+        "mean_score": None if health.scores is None else health.scores.mean,
         "failed_requests": service.failed,
         "shed_requests": service.shed,
-        "latency_p50_ms": service.latency_p50_ms,
         "latency_p99_ms": service.latency_p99_ms,
-        **{name: health.realised[name] for name in _shown(spec) if name in health.realised},
-        **{f"estimated_{name}": health.estimated[name].value for name in _shown(spec) if name in health.estimated},
     }
-    if health.performance is not None:
-        numbers |= {
-            f"expected_{loss}": health.performance.expected,
-            "relative_change": health.performance.relative,
-            "decayed": float(health.decayed),
-        }
-    if health.scores is not None:
-        numbers["mean_score"] = health.scores.mean
     metadata: dict[str, dg.MetadataValue] = {
         "verdict": dg.MetadataValue.text(health.verdict),
         "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in health.reasons)),
-        **{name: _number(value) for name, value in numbers.items() if math.isfinite(value)},
+        **shown,
+        **plotted(numbers),
     }
     if health.realised or health.estimated:
         metadata["metrics"] = records_table(_metrics(health))
@@ -114,11 +109,7 @@ def _metrics(health: ModelHealth) -> pd.DataFrame:
                 estimate and estimate.standard_error,
             )
         )
-    return pd.DataFrame(rows, columns=["metric", "held_out", "realised", "estimated", "standard_error"])
-
-
-def _number(value: float) -> dg.MetadataValue:
-    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(float(f"{value:.6g}"))
+    return pd.DataFrame(rows, columns=["metric", "held_out", "realised", "estimated", "std_error"])
 
 
 def _checks(spec: ModelSpec, monitor: Monitor) -> list[dg.AssetCheckResult]:

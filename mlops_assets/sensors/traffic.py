@@ -69,6 +69,7 @@ def _run_request(spec: ModelSpec, request: Request) -> dg.RunRequest:
             RANGE_END: request.last,
             MONITORING_TAG: spec.name,
             CONTENT_TAG: request.content,
+            "dagster/max_retries": "0",  # a run that fails or dies is asked for again here, and only here
         },
     )
 

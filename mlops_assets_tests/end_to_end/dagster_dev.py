@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -44,27 +46,53 @@ def run_dagster(project: Path, *arguments: str, timeout_s: float = 400) -> str:
     return done.stdout + done.stderr
 
 
+@dataclass(frozen=True)
+class DagsterDev:
+    """A running `dagster dev`: the URL of its UI, and the process whose group all of its processes are in."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, project: Path) -> Self:
+        """A bare `dagster dev` on a free port. End it with `end` or `kill`."""
+        port = free_port()
+        command = [sys.executable, "-m", "dagster", "dev", "--port", str(port)]
+        with (project / f"dagster-dev-{port}.log").open("w") as output:
+            process = subprocess.Popen(
+                command, cwd=project, env=environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        started = cls(f"http://127.0.0.1:{port}", process)
+        try:
+            wait_until(lambda: _is_loaded(started.url), timeout_s=180, every_s=0.5)
+        except BaseException:
+            started.kill()
+            raise
+        return started
+
+    def end(self) -> None:
+        """Ask all processes to end, and kill those that are left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(30)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to all processes at once, as when the machine fails."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
 @contextmanager
 def dagster_dev(project: Path) -> Iterator[str]:
     """A bare `dagster dev` on a free port, with all its processes ended afterwards; yields the URL of the UI."""
-    port = free_port()
-    command = [sys.executable, "-m", "dagster", "dev", "--port", str(port)]
-    log = project / f"dagster-dev-{port}.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            command, cwd=project, env=environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
+    started = DagsterDev.start(project)
     try:
-        wait_until(lambda: _is_loaded(url), timeout_s=180, every_s=0.5)
-        yield url
+        yield started.url
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(30)
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        started.end()
 
 
 def _is_loaded(url: str) -> bool:
