@@ -16,7 +16,7 @@ from benchmarks.data import Data, census, flights, wheel_folder
 from mlops_assets.core.monitoring.drift import WindowTable
 from mlops_assets.core.monitoring.groups import profile_groups
 from mlops_assets.core.monitoring.profile import Binning, WindowProfile
-from mlops_assets.core.monitoring.reference import ReferenceProfile
+from mlops_assets.core.monitoring.reference import ReferenceProfile, spread
 
 Mode = Literal["iid", "calm", "order"]
 Rows = NDArray[np.int64]
@@ -160,10 +160,9 @@ class Pieces:
 def reference_of(binning: Binning, pieces: Pieces, size: int) -> ReferenceProfile:
     """The reference with blocks of the window's size."""
     table = pieces.windows(np.arange(len(pieces.block)), size)
-    blocks = tuple(
-        WindowProfile(int(rows), *rest)
-        for rows, *rest in zip(table.rows, table.counts, table.minimum, table.maximum, table.phase, strict=True)
-    )
+    kept = spread(len(table.rows)) >= 0
+    columns = (column[kept] for column in (table.rows, table.counts, table.minimum, table.maximum, table.phase))
+    blocks = tuple(WindowProfile(int(rows), *rest) for rows, *rest in zip(*columns, strict=True))
     whole = pieces.windows(np.arange(len(pieces.block)), len(pieces.block))
     total = WindowProfile(int(whole.rows[0]), whole.counts[0], whole.minimum[0], whole.maximum[0], whole.phase[0])
     names = [one.name for one in binning.features]

@@ -26,6 +26,7 @@ SIGNIFICANT = 0.01  # of overdispersion, over all statistics and scales of a fea
 LEAST_LEFT = (
     0.05  # of the variance between blocks, however well the calendar explains them: the next season is another one
 )
+BLOCKS_PER_FREEDOM = 16.0  # of a tail that must hold for holidays and storms: chosen on flights and the census
 SHAPE_FREEDOM = 8.0  # at most: the shape statistic has a longer tail than the blocks can show
 LOCATION, SPREAD, SHAPE, CELLS = range(4)
 FAMILIES = ("location", "spread", "shape", "category mix")
@@ -44,15 +45,18 @@ class Scale:
     inflation
         (S,): Factor by which the reference's largest |z| is above what t of those degrees of freedom lets expect.
     shape
-        Mean, standard deviation and inflation of the shape statistic over the reference blocks.
+        Mean and standard deviation of the shape statistic over the reference blocks.
+    shape_freedom, shape_inflation
+        The same of the shape statistic.
     """
 
     windows: int
     between: Floats
     freedom: Floats
     inflation: Floats
-    shape: tuple[float, float, float]
+    shape: tuple[float, float]
     shape_freedom: float
+    shape_inflation: float
 
 
 class Dispersion:
@@ -82,12 +86,15 @@ class Dispersion:
         self.overdispersed = self.overdispersed and self.blocks >= FEWEST_BLOCKS
         self._seasons = Seasons.fit(measured.values, measured.weight, phase) if self.overdispersed else None
         self._learned: dict[int, Scale] = {}
+        self._tail = tail_freedom(self.blocks)
         if self._seasons is not None:
             used = measured.weight > 0
             raw = measured.values - np.average(measured.values[used], axis=0, weights=measured.weight[used])
             self._parameters = self._seasons.parameters
             for windows in self.scales:
-                self._learned[windows] = self._learn(self._seasons.residuals, raw, measured.weight, windows)
+                most = np.inf if windows == 1 else self._tail
+                self._learned[windows] = self._learn(self._seasons.residuals, raw, measured.weight, windows, most)
+            self._sudden = self._learn(self._seasons.residuals, raw, measured.weight, 1, self._tail)
 
     def test(self, counts: Counts, phase: Floats, newest: bool = False) -> Floats:
         """p-values of consecutive windows at every scale.
@@ -137,30 +144,24 @@ class Dispersion:
                 phi = max(phi, float(block.sum()) / freedom) if k == 1 else phi
         return smallest < SIGNIFICANT / max(parts, 1), phi
 
-    def _learn(self, residuals: Floats, raw: Floats, weight: Floats, k: int) -> Scale:
+    def _learn(self, residuals: Floats, raw: Floats, weight: Floats, k: int, most: float) -> Scale:
         residual, rows = rolled(residuals, weight, k)
         residual, rows = residual[k - 1 :], rows[k - 1 :]
         residual, rows = residual[rows > 0], rows[rows > 0]
-        pooled = np.maximum(raw.var(axis=0) / k, rolled(raw, weight, k)[0][k - 1 :].var(axis=0))
+        pooled_raw = np.maximum(raw.var(axis=0) / k, rolled(raw, weight, k)[0][k - 1 :].var(axis=0))
         independent = max(self.blocks / k, 2.0)
         sampling = self._measures.unit * np.mean(1 / rows)
-        freedom = np.maximum((self.blocks - self._parameters) / k, 1.0)
-        between = np.maximum((residual**2).mean(axis=0) - sampling, LEAST_LEFT * np.maximum(pooled - sampling, 0.0))
+        known = np.maximum((self.blocks - self._parameters) / k, 1.0)
+        between = np.maximum((residual**2).mean(axis=0) - sampling, LEAST_LEFT * np.maximum(pooled_raw - sampling, 0.0))
         z = np.abs(residual) / np.sqrt(between + self._measures.unit / rows[:, None])
+        freedom = np.minimum(known, most)
         inflation = _inflation(z.max(axis=0), independent, freedom)
-        scaled = z / inflation
-        shape = self._shape(scaled)
+        shape = self._shape(z / _inflation(z.max(axis=0), independent, known))
         mean, deviation = float(shape.mean()), max(float(shape.std(ddof=1)), 1e-3)
+        degrees = min(max(independent - 1, 1.0), SHAPE_FREEDOM, most)
         largest = np.array([(shape.max() - mean) / deviation])
-        degrees = min(max(independent - 1, 1.0), SHAPE_FREEDOM)
-        return Scale(
-            k,
-            between,
-            freedom,
-            inflation,
-            (mean, deviation, float(_inflation(largest, independent, np.array([degrees]))[0])),
-            degrees,
-        )
+        shape_inflation = float(_inflation(largest, independent, np.array([degrees]))[0])
+        return Scale(k, between, freedom, inflation, (mean, deviation), degrees, shape_inflation)
 
     def _shape(self, z: Floats) -> Floats:
         """Cube root of the mean squared cell residual: nearly normal (Wilson and Hilferty 1931), shape (W,)."""
@@ -170,23 +171,47 @@ class Dispersion:
     def _dependent(
         self, residual: Floats, factor: Floats, weight: Floats, scales: tuple[int, ...], newest: bool
     ) -> Floats:
-        learned = [self._learned[k] for k in scales]
-        between, freedom, inflation = (
-            np.stack([getattr(one, name) for one in learned])[:, None] for name in ("between", "freedom", "inflation")
-        )
         rows = pooled(weight, scales, newest)
-        safe = np.maximum(rows, 1.0)[..., None]
-        mean = pooled(residual * weight[:, None], scales, newest) / safe
-        # a window without rows has no place in the calendar
-        wider = np.maximum(pooled(factor * weight[:, None], scales, newest) / safe, 1.0)
-        own = self._measures.unit * (1 / safe + 1 / self._measures.rows)
-        z = np.abs(mean) / (np.sqrt((between + own) * wider) * inflation)
-        p = 2 * student_above(z, freedom)
-        p[1:][judged(residual, newest) * mean[1:] <= 0] = 1.0  # what is over does not go on alarming
         shape = np.ones_like(rows)  # a holiday week moves every cell a little: pooled, that is nobody's concern
-        centre, deviation, wide = learned[0].shape
-        shape[0] = student_above((self._shape(z[0]) - centre) / (deviation * wide), learned[0].shape_freedom)
+        p = np.ones((*rows.shape, residual.shape[1]))
+        p[0], shape[0] = self._alone(residual, factor, weight, newest)
+        if len(scales) > 1:
+            learned = [self._learned[k] for k in scales[1:]]
+            between, freedom, inflation = (
+                np.stack([getattr(one, name) for one in learned])[:, None]
+                for name in ("between", "freedom", "inflation")
+            )
+            safe = np.maximum(rows[1:], 1.0)[..., None]
+            mean = pooled(residual * weight[:, None], scales[1:], newest) / safe
+            # a window without rows has no place in the calendar
+            wider = np.maximum(pooled(factor * weight[:, None], scales[1:], newest) / safe, 1.0)
+            own = self._measures.unit * (1 / safe + 1 / self._measures.rows)
+            z = np.abs(mean) / (np.sqrt((between + own) * wider) * inflation)
+            p[1:] = 2 * student_above(z, freedom)
+            p[1:][judged(residual, newest) * mean <= 0] = 1.0  # what is over does not go on alarming
         return self._families(p, shape, rows, scales, newest)
+
+    def _alone(self, residual: Floats, factor: Floats, weight: Floats, newest: bool) -> tuple[Floats, Floats]:
+        """p-values of single windows, (J, S), and of their shape, (J,).
+
+        Either a window lies far beyond all blocks, or it and the one before it lie beyond them to the same side: a holiday or a
+        storm, which so few blocks need not have had, is over in a window, and a change is not.
+        """
+        last = slice(-2, None) if newest else slice(None)
+        residual, factor, weight = residual[last], factor[last], weight[last]
+        scale, sudden = self._learned[1], self._sudden
+        own = self._measures.unit * (1 / np.maximum(weight, 1.0)[:, None] + 1 / self._measures.rows)
+        away = residual / np.sqrt((scale.between + own) * factor)
+        z = np.abs(away)
+        p = 2 * student_above(z / scale.inflation, scale.freedom)
+        p = np.minimum(2 * student_above(z / sudden.inflation, sudden.freedom), _lasting(p, away))
+        mean, deviation = scale.shape
+        shape = (self._shape(z / scale.inflation) - mean)[:, None] / deviation
+        again = student_above(shape / scale.shape_inflation, scale.shape_freedom)
+        again = np.minimum(
+            student_above(shape / sudden.shape_inflation, sudden.shape_freedom), _lasting(again, np.ones_like(again))
+        )
+        return judged(p, newest), judged(again[:, 0], newest)
 
     def _independent(self, merged: Counts, scales: tuple[int, ...], newest: bool) -> Floats:
         flat = merged.reshape(-1, merged.shape[-1])
@@ -225,6 +250,18 @@ class Dispersion:
             tested[..., CELLS] = p[..., ranks:].min(axis=-1) * (cells if cells > 2 else 1)
         tested[rows <= 0] = 1.0
         return np.minimum(unfilled_are_one(tested, scales, newest), 1.0)
+
+
+def tail_freedom(blocks: int) -> float:
+    """Degrees of freedom of the t tail that a change in one window is held against: so few blocks tell little of their tail."""
+    return max(blocks / BLOCKS_PER_FREEDOM, 2.0)
+
+
+def _lasting(p: Floats, away: Floats) -> Floats:
+    """The larger p of each window and the one before it, 1 where they lie to different sides; both of shape (W, S)."""
+    before = np.concatenate([np.ones_like(p[:1]), np.where(away[1:] * away[:-1] > 0, p[:-1], 1.0)])
+    larger: Floats = np.maximum(p, before)
+    return larger
 
 
 def _inflation(largest: Floats, draws: float, freedom: Floats) -> Floats:

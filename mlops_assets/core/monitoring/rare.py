@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.monitoring.dispersion import FEWEST_BLOCKS, SIGNIFICANT
+from mlops_assets.core.monitoring.dispersion import FEWEST_BLOCKS, SIGNIFICANT, tail_freedom
 from mlops_assets.core.monitoring.measures import Counts, Floats
 from mlops_assets.core.monitoring.pooling import fill, judged, pooled, rolled_counts, scales_for, unfilled_are_one
 from mlops_assets.core.monitoring.season import Seasons
@@ -21,6 +21,7 @@ from mlops_assets.core.monitoring.tails import (
 MISSING_FLOOR = 0.01  # an excess of less than a point is nobody's concern
 RARE_ROWS = 3
 RARE_SHARE = 0.002
+NEARLY_STUCK = 0.9  # of a window's values are one
 _MOSTLY = 0.5
 
 
@@ -119,6 +120,8 @@ class MissingRate:
         between = max(float(lowest.var()), float(residuals.var()) / k) - sampling
         between = max(between, 0.0)
         freedom = max(self._blocks / k - 1, 1.0)
+        if k == 1:  # of what does not last, such as a storm, few blocks tell little
+            freedom = min(freedom, tail_freedom(self._blocks))
         usual = float(student_quantile_above(1 - 0.5 ** (k / self._blocks), freedom))
         inflation = max(float((lowest - mean).max()) / np.sqrt(between + sampling) / usual, 1.0)
         return between, freedom, inflation, mean

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from mlops_assets.core.monitoring.counting import Ints
 from mlops_assets.core.monitoring.groups import profile_groups
+from mlops_assets.core.monitoring.pooling import MOST_WINDOWS
 from mlops_assets.core.monitoring.profile import (
     Binning,
     FeatureBins,
@@ -27,6 +28,7 @@ from mlops_assets.core.monitoring.profile import (
 )
 
 MAX_BLOCKS = 400
+_RUN = MOST_WINDOWS
 
 _FORMAT = 1
 
@@ -40,7 +42,7 @@ class ReferenceProfile:
     binning
         The cells, laid over all reference rows.
     blocks
-        Consecutive windows of the declared size, in time order; where there are more than 400, the newest.
+        Consecutive windows of the declared size, in time order; of more than 400, runs of eight spread over all of them.
     whole
         All reference rows, also those of no block.
     importance
@@ -88,7 +90,7 @@ class ReferenceProfile:
         """
         binning = Binning.of(frame, kinds)
         whole = profile_frame(binning, frame, times)
-        made = profile_groups(binning, frame, _newest(_numbered(blocks, len(frame)), max_blocks), times)
+        made = profile_groups(binning, frame, _thinned(_numbered(blocks, len(frame)), max_blocks), times)
         return cls(binning, tuple(made), whole, _shares(kinds, importance or {}))
 
     def merged(self, k: int) -> tuple[WindowProfile, ...]:
@@ -162,6 +164,24 @@ class ReferenceProfile:
         return cls(binning, tuple(blocks), whole, text.importance)
 
 
+def spread(blocks: int, most: int = MAX_BLOCKS) -> Ints:
+    """New place of each of so many blocks, (blocks,), and -1 for those that are left out where there are more than `most`.
+
+    Runs of eight, over which windows are pooled, stay together; they lie evenly over all blocks, the first and the last
+    included, since a season that is left out comes as a surprise.
+    """
+    if blocks <= most:
+        return np.arange(blocks)
+    runs = most // _RUN
+    first = np.round(np.linspace(0, blocks - _RUN, runs)).astype(np.int64) if runs else np.zeros(0, dtype=np.int64)
+    kept = np.zeros(blocks, dtype=np.bool_)
+    kept[(first[:, None] + np.arange(_RUN)).ravel()] = True
+    # what does not fill a run, and what overlapping runs share, is filled with the newest that are left
+    left = np.flatnonzero(~kept)
+    kept[left[len(left) - (most - int(kept.sum())) :]] = True
+    return np.where(kept, np.cumsum(kept) - 1, -1)
+
+
 class _TextFeature(msgspec.Struct, frozen=True):
     name: str
     kind: Kind
@@ -190,8 +210,9 @@ def _numbered(blocks: ArrayLike | int, rows: int) -> Ints:
     return np.asarray(pd.factorize(keys)[0], dtype=np.int64)
 
 
-def _newest(numbers: Ints, blocks: int) -> Ints:
-    return np.maximum(numbers - max(int(numbers.max(initial=-1)) + 1 - blocks, 0), -1)
+def _thinned(numbers: Ints, most: int) -> Ints:
+    places = np.append(spread(int(numbers.max(initial=-1)) + 1, most), -1)
+    return np.asarray(places[numbers])
 
 
 def _shares(kinds: Mapping[str, Kind], importance: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_assets.core.monitoring.profile import WindowProfile, profile_frame
-from mlops_assets.core.monitoring.reference import MAX_BLOCKS, ReferenceProfile
+from mlops_assets.core.monitoring.reference import MAX_BLOCKS, ReferenceProfile, spread
 from mlops_assets_tests.core.monitoring.test_profile import KINDS, rows
 
 FRAME = rows(2100).sort_values("at", ignore_index=True)
@@ -35,12 +35,26 @@ def test_blocks_by_key_follow_the_order_of_the_rows():
     assert sum(block.rows for block in reference.blocks) < len(FRAME)
 
 
-def test_of_very_many_blocks_the_newest_are_kept():
+def test_of_very_many_blocks_runs_spread_over_all_are_kept():
     reference = ReferenceProfile.of(FRAME, KINDS, None, 4)
     assert len(reference.blocks) == MAX_BLOCKS
     assert reference.blocks[-1] == profile_frame(reference.binning, FRAME[2096:])
-    assert reference.blocks[0] == profile_frame(reference.binning, FRAME[500:504])
+    assert reference.blocks[0] == profile_frame(reference.binning, FRAME[:4])
     assert len(ReferenceProfile.of(FRAME, KINDS, None, 4, max_blocks=1000).blocks) == 525
+
+
+@given(st.integers(0, 3000), st.integers(0, 500))
+def test_blocks_are_thinned_evenly_and_in_runs(blocks: int, most: int):
+    places = spread(blocks, most)
+    kept = np.flatnonzero(places >= 0)
+    assert len(kept) == min(blocks, most)
+    assert places[kept].tolist() == list(range(len(kept)))
+    if most >= 16 and blocks > 2 * most:
+        runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
+        assert kept[0] == 0
+        assert kept[-1] == blocks - 1
+        assert min(len(run) for run in runs) >= 8
+        assert np.diff(kept).max() <= blocks / (most // 8 - 1)
 
 
 def test_fewer_rows_than_a_block_leave_the_whole():
