@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from mlops_assets.assets.numbers import plotted
 from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.core.live_traffic import LiveWindow
 from mlops_assets.core.monitoring.watch import MONITOR_IS_ALIVE, told
@@ -56,9 +57,8 @@ def live_traffic_asset(spec: ModelSpec) -> dg.AssetsDefinition:
 
 
 def _metadata(about: LiveWindow, path: str) -> dict[str, dg.MetadataValue]:
-    counts = {
+    numbers = {
         "dagster/row_count": about.rows,
-        "rows": about.rows,
         "answered": about.answered,
         "labelled": about.labelled,
         "refused": about.refused,
@@ -66,15 +66,12 @@ def _metadata(about: LiveWindow, path: str) -> dict[str, dg.MetadataValue]:
         "shed": about.shed,
         "imputed_rows": about.imputed_rows,
         "out_of_domain_rows": about.out_of_domain_rows,
-    }
-    measures = {
         "coverage": about.coverage,
         "latency_p50_ms": about.latency_p50_ms,
         "latency_p99_ms": about.latency_p99_ms,
     }
     return {
-        **{name: dg.MetadataValue.int(count) for name, count in counts.items()},
-        **{name: dg.MetadataValue.float(value) for name, value in measures.items() if value is not None},
+        **plotted(numbers),
         "content": dg.MetadataValue.text(about.content),
         "path": dg.MetadataValue.path(path),
     }
