@@ -84,7 +84,8 @@ def service_record(answers: Answers) -> ServiceRecord:
     """How the service did, whatever the answers were worth."""
     status = answers.requests["status"]
     shed = int(status.isin(SHED).sum())
-    failed = int(((status >= 500) & ~status.isin(SHED)).sum())
+    refused = int(((status >= 400) & (status < 500) & ~status.isin(SHED)).sum())
+    failed = int((status != 200).sum()) - shed - refused
     latency = answers.rows["latency_ms"]
     p50, p99 = np.quantile(latency, [0.5, 0.99]) if len(latency) else (float("nan"),) * 2
-    return ServiceRecord(len(status), failed, shed, float(p50), float(p99))
+    return ServiceRecord(len(status), refused, failed, shed, float(p50), float(p99))

@@ -3,14 +3,17 @@
 How windows come about is told in `live_traffic.py`; the tests and the verdicts are those of `core/monitoring`.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from mlops_assets.core.evaluation import Judged, compare, point_metrics
-from mlops_assets.core.metrics import Floats
+from mlops_assets.core.evaluation import Interval, Judged, PairedComparison, point_metrics
+from mlops_assets.core.metrics import METRICS, Floats
+from mlops_assets.core.monitoring.counting import phase_angles
 from mlops_assets.core.monitoring.drift import DriftReport
 from mlops_assets.core.monitoring.estimation import (
     MIN_REFIT_ROWS,
@@ -34,6 +37,7 @@ from mlops_assets.core.monitoring.health import (
 )
 from mlops_assets.core.monitoring.performance import PerformanceSums, assess_performance, sums_of
 from mlops_assets.core.monitoring.profile import WindowProfile, profile_frame
+from mlops_assets.core.monitoring.windows import WindowSize
 from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import predict
@@ -42,6 +46,7 @@ from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH, Readings
 from mlops_assets.operations.reference import Reference, clusters_of, score_frame
 
 _NAMED = 20  # unseen categories that are named
+_CHANCE = 0.001  # of calling an equally good former champion better
 _STANDARD_ERRORS = 3.0  # by which an estimate must be worse than the reference
 
 
@@ -66,13 +71,14 @@ class Monitor(Readings):
             profile = self.profile(window, answers.bundle, reference)
             report = reference.features.assess(self.recent_profiles(window, answers.bundle, reference, profile))
         champion = reference or self.current_reference()
-        expected = None if champion is None else _usual_rows(champion)
         begin, end = self.windows.bounds(window)
+        expected = None if champion is None else _usual_rows(champion, self.windows.size, begin)
         verdict = judge_data(
             self.spec,
             len(answers.rows),
             expected,
             report,
+            requests=len(answers.requests),
             impossible=_impossible(self.spec, answers),
             is_over=end <= datetime.now(UTC),
         )
@@ -112,7 +118,7 @@ class Monitor(Readings):
             estimated = self._estimate(answers, reference, calibration)
             alarm = _estimate_alarm(spec, reference, estimated)
             scores = self._score_shift(answers, reference)
-            if len(labelled.truth):
+            if cohort.is_covered(spec):
                 sums = self._sums(answers, labelled, reference)
                 recent = [one.sums for one in earlier if one.sums is not None]
                 report = assess_performance(
@@ -122,12 +128,22 @@ class Monitor(Readings):
                     floor=spec.monitoring.floor,
                     min_rows=spec.monitoring.min_rows,
                 )
-            former = self._former(answers, labelled)
+                former = self._former(answers, labelled, reference)
         service = service_record(answers)
         before = earlier[-(spec.monitoring.confirm.of - 1) :] if spec.monitoring.confirm.of > 1 else ()
-        evidence = Evidence(cohort, service, report, sum(one.decayed for one in before), bool(estimated), alarm, former)
-        verdict, reasons = judge_model(spec, evidence)
         begin, end = self.windows.bounds(window)
+        evidence = Evidence(
+            cohort,
+            service,
+            report,
+            sum(one.decayed for one in before),
+            reference is not None and _compared(spec) in estimated and _compared(spec) in reference.held_out.metrics,
+            alarm,
+            former,
+            has_reference=reference is not None,
+            is_over=end <= datetime.now(UTC),
+        )
+        verdict, reasons = judge_model(spec, evidence)
         judged = Judged(labelled.truth, labelled.output) if len(labelled.truth) else None
         health = ModelHealth(
             model=spec.name,
@@ -203,10 +219,8 @@ class Monitor(Readings):
             reason=most.reason,
         )
 
-    def _former(self, answers: Answers, labelled: "Labelled") -> Former | None:
+    def _former(self, answers: Answers, labelled: Labelled, reference: Reference) -> Former | None:
         """The last champion before the one that answered, asked for the labelled rows again; None where there is none to ask."""
-        if len(labelled.truth) < self.spec.monitoring.min_rows:
-            return None
         plans = self.stores.releases.history(self.spec.name)
         released = [plan.release for plan in plans if plan.champion.version == answers.version]
         withdrawn = set(plans[-1].withdrawn) if plans else set()
@@ -217,17 +231,15 @@ class Monitor(Readings):
         ]
         if not candidates:
             return None
-        former = candidates[-1]
-        output = self._ask_again(former.bundle, answers.features[labelled.at])
+        output = self._ask_again(candidates[-1].bundle, answers.features[labelled.at])
         if output is None or output.shape != labelled.output.shape:
             return None
-        metric = self.spec.headline_loss
-        pairs = compare(self.spec, labelled.truth, output, labelled.output)
-        one = next(pair for pair in pairs if pair.metric == metric)
-        return Former(former.version, one, is_better=one.loss.low > 0)
+        return Former(candidates[-1].version, *_paired(self.spec, labelled, output, reference))
 
     def _ask_again(self, bundle: str, features: pd.DataFrame) -> Floats | None:
-        """What another version answers to logged rows; None where they lack a feature that it needs."""
+        """What another version answers to logged rows; None where they lack a feature that it needs, or it is no longer stored."""
+        if bundle not in self.stores.bundles:
+            return None
         found = self.stores.bundles.get(bundle)
         names = [feature.name for feature in found.manifest.features]
         if any(name not in features for name in names):
@@ -269,9 +281,48 @@ def _unseen(reference: Reference, answers: Answers) -> dict[str, tuple[str, ...]
     return found
 
 
-def _usual_rows(reference: Reference) -> float | None:
-    rows = [block.rows for block in reference.profile.blocks]
-    return float(np.median(rows)) if rows else None
+def _paired(spec: ModelSpec, labelled: Labelled, former: Floats, reference: Reference) -> tuple[PairedComparison, bool]:
+    """Two versions on the same rows, and whether the former is better: beyond chance (α = .001, one-sided) and by the floor.
+
+    Rows that share a day hang together, in their differences as in their losses: the variance is widened by what the reference shows.
+    """
+    metric, threshold = METRICS[spec.headline_loss], spec.evaluation.decision_threshold
+    assert metric.rows is not None
+    before = metric.rows(labelled.truth, former, threshold)
+    now = metric.rows(labelled.truth, labelled.output, threshold)
+    worse, rows = now - before, len(now)
+    overdispersion = reference.held_out.performance.baselines()[spec.headline_loss].overdispersion
+    error = float(worse.std(ddof=1)) * math.sqrt(overdispersion / rows)
+    rise, width = float(worse.mean()), float(stats.norm.isf(0.025)) * error
+    pair = PairedComparison(
+        spec.headline_loss,
+        rows,
+        float(before.mean()),
+        float(now.mean()),
+        Interval(rise, rise - width, rise + width),
+    )
+    beyond_chance = rise > float(stats.norm.isf(_CHANCE)) * error
+    return pair, beyond_chance and rise >= spec.monitoring.floor * float(before.mean())
+
+
+def _usual_rows(reference: Reference, size: WindowSize, begin: datetime) -> float | None:
+    """Median rows of the reference's windows at this hour of the week, or on this weekday; 0 where it is usually quiet then."""
+    blocks = [block for block in reference.profile.blocks if block.rows]
+    if not blocks:
+        return None
+    if size == "week":
+        return float(np.median([block.rows for block in blocks]))
+    moment = pd.Timestamp(begin) + pd.Timedelta(hours=0 if size == "hour" else 12)
+    phase = phase_angles(np.array([int(moment.timestamp()) // 3600]))[0]
+    means = np.array([block.phase / block.rows for block in blocks])
+    slot = slice(0, 4) if size == "hour" else slice(2, 4)
+    near = np.linalg.norm(means[:, slot] - phase[slot], axis=1)
+    same = (
+        0.13 if size == "hour" else 0.3
+    )  # half the way to the next hour, and less than that to the next day, on the unit circle
+    alike = [block.rows for block, distance in zip(blocks, near, strict=True) if distance < same]
+    weeks = len(blocks) / (168 if size == "hour" else 7)
+    return float(np.median(alike)) if len(alike) >= weeks / 2 and alike else 0.0
 
 
 def _mean_of(reference: Reference, name: str) -> float:
@@ -284,12 +335,17 @@ def _mean_of(reference: Reference, name: str) -> float:
     return float(np.average(middles, weights=counts)) if counts.sum() else float("nan")
 
 
+def _compared(spec: ModelSpec) -> str:
+    """The metric by which an estimate is held against the reference."""
+    return "mae" if spec.task == "regression" else "roc_auc"
+
+
 def _estimate_alarm(spec: ModelSpec, reference: Reference, estimated: dict[str, Estimate]) -> str | None:
     """Why the estimate is worse than the reference, where it is so by the floor and beyond its error.
 
     A classifier's expected loss moves with the base rate though nothing has decayed; what it can tell apart does not.
     """
-    metric = "mae" if spec.task == "regression" else "roc_auc"
+    metric = _compared(spec)
     if metric not in estimated or metric not in reference.held_out.metrics:
         return None
     estimate, known = estimated[metric], reference.held_out.metrics[metric]

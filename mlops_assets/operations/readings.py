@@ -66,8 +66,8 @@ class Readings:
         return self._answers[window]
 
     def reference(self, bundle: str | None) -> Reference | None:
-        """The reference that a bundle carries."""
-        if bundle is None:
+        """The reference that a bundle carries; None where it carries none, or is no longer stored."""
+        if bundle is None or bundle not in self.stores.bundles:
             return None
         if bundle not in self._references:
             self._references[bundle] = Reference.of(self.spec, self.stores.bundles.get(bundle))
@@ -105,15 +105,18 @@ class Readings:
         """The labelled answers of a window, of the version that answered most of it."""
         if window not in self._labelled:
             answers = self.answers(window)
-            classes = () if answers.bundle is None else self.stores.bundles.get(answers.bundle).manifest.classes
+            classes = self.spec.label.classes or ()
+            if answers.bundle is not None and answers.bundle in self.stores.bundles:
+                classes = self.stores.bundles.get(answers.bundle).manifest.classes
             self._labelled[window] = labelled_of(self.spec, answers.of_one_version(), classes)
         return self._labelled[window]
 
     def newest_event(self) -> datetime | None:
-        """The newest event time in the newest window that has enough rows to be believed."""
+        """The newest event time, or moment of a label, in the windows that have enough rows to be believed."""
         fewest = self.spec.monitoring.min_rows
-        known = (one.last_event_at for _, one in sorted(self._live.items(), reverse=True) if one.answered >= fewest)
-        return next(known, None)
+        believed = [one for one in self._live.values() if one.answered >= fewest]
+        known = (moment for one in believed for moment in (one.last_event_at, one.last_label_observed_at) if moment)
+        return max(known, default=None)
 
     def _document(self, kind: str, window: str, what: type[Any]) -> Any:
         try:

@@ -1,8 +1,10 @@
 """Windows of logged traffic and the verdicts on them, from the log to the written document."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from mlops_assets.core.monitoring.health import DataHealth, ModelHealth
 from mlops_assets.core.rollout import Release
 from mlops_assets.operations.monitor import Monitor
 from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH
-from mlops_assets_tests.operations.watched import LIVE_FROM, Task, Watched, watched_fit, watched_rows
+from mlops_assets_tests.operations.watched import LIVE_FROM, Fit, Task, Watched, watched_fit, watched_rows
 from mlops_assets_tests.serving.factory import publish
 
 DAY = timedelta(days=1)
@@ -37,8 +39,8 @@ def test_traffic_like_the_training_is_healthy_and_written_down(tmp_path: Path, t
         assert model.cohort.labelled == model.cohort.answered == data.rows == 120
         assert model.version == 1
         assert set(model.reference) == set(model.realised)
-    assert verdicts["2024-03-01"][1].cohort.matured == 120
-    assert verdicts["2024-03-04"][1].cohort.matured == 0
+    # the newest label is known two days after the last event, and so are all others by then
+    assert verdicts["2024-03-04"][1].cohort.matured == 120
 
 
 def test_a_dead_feed_is_named_and_unhealthy(tmp_path: Path):
@@ -101,7 +103,7 @@ def test_failed_and_shed_requests_count_against_the_service(tmp_path: Path):
     watched, rows = Watched.released(tmp_path), watched_rows("binary", LIVE_FROM, 1, seed=7)
     watched.log(rows, status=[500] * 10 + [503] * 5 + [200] * (len(rows) - 15))
     _, model = monitored(watched)["2024-03-01"]
-    assert (model.service.requests, model.service.failed, model.service.shed) == (120, 10, 5)
+    assert (model.service.requests, model.service.refused, model.service.failed, model.service.shed) == (120, 0, 10, 5)
     assert model.verdict == "unhealthy"
     assert "10 of 120 requests failed and 5 were turned away" in model.reasons[0]
 
@@ -140,6 +142,55 @@ def test_the_calibration_is_made_anew_where_enough_labels_are_known(tmp_path: Pa
     assert verdicts["2024-03-06"][1].estimated_by == "probabilities calibrated on the 2,401 newest labelled rows"
 
 
+def test_a_day_on_which_every_request_is_refused_is_no_quiet_day(tmp_path: Path):
+    """A caller that had changed what it sends once went unnoticed: no request came, the verdict said."""
+    watched, rows = Watched.released(tmp_path), watched_rows("binary", LIVE_FROM, 1, seed=7)
+    watched.log(rows, status=[422] * len(rows))
+    data, model = monitored(watched)["2024-03-01"]
+    assert (data.verdict, data.reasons) == ("failed", ("120 requests came and none was answered",))
+    assert model.verdict == "unhealthy"
+    assert "120 of 120 requests were not valid" in model.reasons[0]
+
+
+def test_labels_that_are_not_all_due_decide_nothing(tmp_path: Path):
+    """Bad outcomes are known first: a sound model was once called decayed on the labels that had come early."""
+    watched, rows = Watched.released(tmp_path), watched_rows("binary", LIVE_FROM, 2, seed=7)
+    watched.log(rows, labels=False)
+    first = rows[(rows["outcome"] == 1) & (rows["at"] >= LIVE_FROM + DAY)]
+    watched.log(first, worker="early", observed_at=LIVE_FROM + 2 * DAY)
+    _, model = monitored(watched)["2024-03-02"]
+    assert model.cohort.labelled > 50
+    assert (model.decayed, model.performance, model.verdict) == (False, None, "healthy")
+    assert "labels are not due yet" in model.reasons[0]
+
+
+def test_an_equally_good_former_champion_is_not_better(tmp_path: Path):
+    watched = Watched.released(tmp_path)
+    publish(watched.stores.home, "delay", Release(1, watched.bundle))
+    again = watched_fit("binary", 1)
+    manifest = msgspec.structs.replace(again.manifest, version=3)
+    bundle = watched.stores.bundles.put(manifest, again.files)
+    publish(watched.stores.home, "delay", Release(3, bundle))
+    Watched(Fit(again.spec, again.pipeline, manifest, again.files), watched.stores, bundle).log(
+        watched_rows("binary", LIVE_FROM, 1, seed=7)
+    )
+    _, model = monitored(watched)["2024-03-01"]
+    assert model.former is not None
+    assert (model.former.version, model.former.is_better) == (1, False)
+
+
+def test_a_bundle_that_is_no_longer_stored_leaves_nothing_to_compare_with(tmp_path: Path):
+    watched = Watched.released(tmp_path)
+    watched.log(watched_rows("binary", LIVE_FROM, 1, seed=7))
+    watched.compacted()
+    shutil.rmtree(watched.stores.bundles.path(watched.bundle))
+    monitor = Monitor(watched.spec, watched.stores)
+    assert monitor.model_health("2024-03-01").reasons == (
+        "nothing to compare with: the bundle that answered has no reference",
+    )
+    assert monitor.data_health("2024-03-01").health.reasons == ("nothing to compare with",)
+
+
 def test_now_is_the_newest_event_of_a_window_that_can_be_believed(tmp_path: Path):
     watched = Watched.released(tmp_path)
     watched.log(watched_rows("binary", LIVE_FROM, 2, seed=7))
@@ -147,4 +198,4 @@ def test_now_is_the_newest_event_of_a_window_that_can_be_believed(tmp_path: Path
     watched.compacted()
     newest = Monitor(watched.spec, watched.stores).newest_event()
     assert newest is not None
-    assert newest.astimezone(UTC) < datetime(2024, 3, 3, tzinfo=UTC)
+    assert newest.astimezone(UTC) < datetime(2024, 3, 5, tzinfo=UTC)

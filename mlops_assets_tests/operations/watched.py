@@ -164,7 +164,13 @@ class Watched:
         return cls(fit, stores, bundle)
 
     def log(
-        self, rows: pd.DataFrame, *, labels: bool = True, status: Iterable[int] | None = None, worker: str = "w"
+        self,
+        rows: pd.DataFrame,
+        *,
+        labels: bool = True,
+        status: Iterable[int] | None = None,
+        worker: str = "w",
+        observed_at: datetime | None = None,
     ) -> None:
         """Append the answers to these rows, and their labels, and seal the segment."""
         features = list(self.spec.feature_names)
@@ -198,7 +204,7 @@ class Watched:
                 )
             )
             if labels and good:
-                observed = moment + self.spec.label.delay
+                observed = observed_at or moment + self.spec.label.delay
                 records.append(LabelRecord(self.spec.name, "outcome", truth, observed, now, id=f"id-{flight}"))
         writer.append(records)
         writer.close()

@@ -20,7 +20,7 @@ from mlops_assets.core.spec import ModelSpec
 Verdict = Literal["healthy", "degrading", "unhealthy", "failed", "insufficient data"]
 _BAD: tuple[Verdict, ...] = ("healthy", "degrading", "unhealthy", "failed")
 
-FAILED_REQUESTS, ALL_REQUESTS_FAILED = 0.05, 0.5
+SOME_REQUESTS, MOST_REQUESTS = 0.05, 0.5
 SEVERE = 5  # floors above the expected loss at which one window is enough
 FEED_DEAD = 0.5  # share of model importance in broken features at which nothing can be said of the model
 OUTSIDE = 0.2  # share of impossible or unseen values that speaks of another unit or a broken join rather than of a wider world
@@ -65,6 +65,11 @@ class Cohort(msgspec.Struct, frozen=True):
         """Has the delay passed for all of them?"""
         return self.answered > 0 and self.matured == self.answered
 
+    def is_covered(self, spec: ModelSpec) -> bool:
+        """May the labels decide? All are due, and enough of them have come: early labels are selected labels."""
+        rules = spec.monitoring
+        return self.is_matured and self.labelled >= rules.min_rows and self.coverage >= rules.min_coverage
+
     @property
     def coverage(self) -> float:
         """Share of the answers that have a label; late labels are selected labels."""
@@ -72,9 +77,14 @@ class Cohort(msgspec.Struct, frozen=True):
 
 
 class ServiceRecord(msgspec.Struct, frozen=True):
-    """What the log says of the service itself; latencies in milliseconds inside the service, NaN where nothing was answered."""
+    """What the log says of the service itself; latencies in milliseconds inside the service, NaN where nothing was answered.
+
+    An answered row is one request here, and so is a request that was not answered, whatever number of rows it had. `refused` ones
+    were not valid (4xx), `shed` ones were turned away, `failed` ones met an error.
+    """
 
     requests: int
+    refused: int
     failed: int
     shed: int
     latency_p50_ms: float
@@ -142,6 +152,7 @@ def judge_data(
     expected: float | None,
     report: DriftReport | None,
     *,
+    requests: int = 0,
     impossible: Mapping[str, float] = MappingProxyType({}),
     is_over: bool = True,
 ) -> DataVerdict:
@@ -152,18 +163,21 @@ def judge_data(
     rows
         Answers in the window.
     expected
-        Rows that the reference would have in such a window; None where there is no reference.
+        Rows that the reference has in such a window, 0 where it is usually quiet then; None where there is no reference.
     report
         None where the window has too few rows to be tested, or nothing to be tested against.
+    requests
+        Requests in the window, answered or not.
     impossible
         Share of each number's values outside its *declared* minimum and maximum, by feature. A value that only the reference has
         not seen is a wider world, such as the first summer of a model trained in winter.
     is_over
-        Whether the window's time has passed: before that nobody can say that too little came.
+        Whether the window's time has passed: half a day is not like a day.
     """
-    if rows == 0 and is_over:
-        there = "" if expected is None else f", where about {expected:,.0f} rows are usual"
-        return DataVerdict("failed", (f"no traffic came{there}",))
+    if not is_over:
+        return DataVerdict("insufficient data", ("the window is not over yet",))
+    if rows == 0:
+        return _without_rows(requests, expected)
     if report is None or not report.enough:
         fewest = spec.monitoring.min_rows
         why = (
@@ -180,13 +194,12 @@ def judge_data(
     )
     weighty = tuple(one for one in drifted if one.importance >= worth)
     reasons = [_why_broken(one, impossible.get(one.feature, 0.0)) for one in broken] + [one.reason for one in weighty]
-    odd_volume = report.volume.alarm and (is_over or report.volume.ratio > 1)
-    if odd_volume:
+    if report.volume.alarm:
         reasons.append(report.volume.reason)
     minor = tuple(one for one in report.features if one.alarm and one not in broken and one not in weighty)
     culprits = tuple(one.feature for one in (*broken, *weighty, *minor))
     verdict: Verdict = "healthy"
-    if weighty or odd_volume:
+    if weighty or report.volume.alarm:
         verdict = "degrading"
     if broken:
         verdict = "failed" if sum(one.importance for one in broken) >= FEED_DEAD else "unhealthy"
@@ -195,6 +208,15 @@ def judge_data(
     elif minor:
         reasons.append(_of_little_weight(minor))
     return DataVerdict(verdict, tuple(reasons), culprits, tuple(one.feature for one in broken))
+
+
+def _without_rows(requests: int, expected: float | None) -> DataVerdict:
+    if requests:
+        return DataVerdict("failed", (f"{requests} requests came and none was answered",))
+    if expected == 0:
+        return DataVerdict("insufficient data", ("no traffic came, as is usual then",))
+    there = "" if expected is None else f", where about {expected:,.0f} rows are usual"
+    return DataVerdict("failed", (f"no traffic came{there}",))
 
 
 def _of_little_weight(features: Sequence[FeatureDrift]) -> str:
@@ -218,8 +240,9 @@ def _why_broken(one: FeatureDrift, impossible: float) -> str:
 class Evidence(msgspec.Struct, frozen=True):
     """All that the verdict on a model's answers in one window may look at.
 
-    `decayed_before` counts the decayed windows among the `monitoring.confirm.of - 1` before this one. `is_estimated` tells whether
-    anything can be said without labels, and `estimate_alarm` why that is worse than the reference, if it is.
+    `performance` is None where the labels may not decide. `decayed_before` counts the decayed windows among the
+    `monitoring.confirm.of - 1` before this one. `is_estimated` tells whether what is estimated without labels can be held against
+    the reference, and `estimate_alarm` why it is worse, if it is.
     """
 
     cohort: Cohort
@@ -229,6 +252,8 @@ class Evidence(msgspec.Struct, frozen=True):
     is_estimated: bool
     estimate_alarm: str | None
     former: Former | None
+    has_reference: bool = True
+    is_over: bool = True
 
 
 def judge_model(spec: ModelSpec, evidence: Evidence) -> tuple[Verdict, tuple[str, ...]]:
@@ -237,7 +262,11 @@ def judge_model(spec: ModelSpec, evidence: Evidence) -> tuple[Verdict, tuple[str
     Labels decide where there are enough of them, the estimate where they are not due. Decay needs significance, the declared floor
     and the declared number of windows; where the loss has risen by five floors one window is enough.
     """
-    found = [*_of_service(evidence.service), *_of_performance(spec, evidence)]
+    found = _of_service(evidence.service)
+    if evidence.is_over:
+        found += _of_performance(spec, evidence)
+    elif evidence.cohort.answered:
+        found.append(("insufficient data", "the window is not over yet"))
     found.sort(key=lambda one: -_rank(one[0]))
     if not found:
         return "insufficient data", ("no request came",)
@@ -252,47 +281,58 @@ def _rank(verdict: Verdict) -> float:
 def _of_service(service: ServiceRecord) -> list[tuple[Verdict, str]]:
     if not service.requests:
         return []
+    found: list[tuple[Verdict, str]] = []
     share = (service.failed + service.shed) / service.requests
     what = f"{service.failed} of {service.requests} requests failed and {service.shed} were turned away ({share:.1%})"
-    if share >= ALL_REQUESTS_FAILED:
-        return [("failed", what)]
-    return [("unhealthy", what)] if share > FAILED_REQUESTS else []
+    if share > SOME_REQUESTS:
+        found.append(("failed" if share >= MOST_REQUESTS else "unhealthy", what))
+    share = service.refused / service.requests
+    if share > SOME_REQUESTS:
+        what = f"{service.refused} of {service.requests} requests were not valid ({share:.1%}): has a caller changed what it sends?"
+        found.append(("unhealthy" if share >= MOST_REQUESTS else "degrading", what))
+    return found
 
 
 def _of_performance(spec: ModelSpec, evidence: Evidence) -> list[tuple[Verdict, str]]:
-    cohort, rules = evidence.cohort, spec.monitoring
+    cohort, fewest = evidence.cohort, spec.monitoring.min_rows
     if not cohort.answered:
         return []
-    if cohort.answered < rules.min_rows:
-        return [
-            ("insufficient data", f"{cohort.answered} answers, fewer than the {rules.min_rows} that a verdict needs")
-        ]
-    found: list[tuple[Verdict, str]] = []
-    covered = cohort.coverage >= rules.min_coverage and cohort.labelled >= rules.min_rows
-    report = evidence.performance
-    if report is not None and covered:
-        over = report.decayed and not has_decayed(spec, report)
-        why = f"{report.reason}; the newest window is back below the floor" if over else report.reason
-        found.append((_decay(spec, report, evidence.decayed_before), why))
-    elif cohort.is_matured:
-        found.append(
-            (
-                "insufficient data",
-                f"the label feed has dried up: {cohort.labelled} of {cohort.answered} answers have a label ({cohort.coverage:.0%}) "
-                f"though all are due; look at what posts to /feedback",
-            )
-        )
+    if cohort.answered < fewest:
+        return [("insufficient data", f"{cohort.answered} answers, fewer than the {fewest} that a verdict needs")]
+    if not evidence.has_reference:
+        return [("insufficient data", "nothing to compare with: the bundle that answered has no reference")]
+    if evidence.performance is not None:
+        found = [_of_labels(spec, evidence.performance, evidence.decayed_before)]
     else:
-        here = f"labels are not due yet ({cohort.labelled} of {cohort.answered} are here)"
-        if not evidence.is_estimated:
-            found.append(("insufficient data", f"nothing can be estimated without labels; {here}"))
-        elif evidence.estimate_alarm is None:
-            found.append(("healthy", f"the estimate without labels is as good as the reference; {here}"))
-    if evidence.estimate_alarm is not None and not covered:
-        found.append(("degrading", evidence.estimate_alarm))
+        found = [_without_labels(spec, evidence)]
+        if evidence.estimate_alarm is not None and cohort.is_matured:
+            found.append(("degrading", evidence.estimate_alarm))
     if evidence.former is not None and evidence.former.is_better:
         found.append(("degrading", _better_before(evidence.former)))
     return found
+
+
+def _of_labels(spec: ModelSpec, report: PerformanceReport, before: int) -> tuple[Verdict, str]:
+    over = report.decayed and not has_decayed(spec, report)
+    why = f"{report.reason}; the newest window is back below the floor" if over else report.reason
+    return _decay(spec, report, before), why
+
+
+def _without_labels(spec: ModelSpec, evidence: Evidence) -> tuple[Verdict, str]:
+    cohort, rules = evidence.cohort, spec.monitoring
+    if cohort.is_matured and cohort.coverage < rules.min_coverage:
+        return "insufficient data", (
+            f"the label feed has dried up: {cohort.labelled} of {cohort.answered} answers have a label ({cohort.coverage:.0%}) "
+            "though all are due; look at what posts to /feedback"
+        )
+    if cohort.is_matured:
+        return "insufficient data", f"{cohort.labelled} labels, fewer than the {rules.min_rows} that a verdict needs"
+    here = f"labels are not due yet ({cohort.labelled} of {cohort.answered} are here)"
+    if not evidence.is_estimated:
+        return "insufficient data", f"nothing can be estimated without labels; {here}"
+    if evidence.estimate_alarm is not None:
+        return "degrading", f"{evidence.estimate_alarm}; {here}"
+    return "healthy", f"the estimate without labels is as good as the reference; {here}"
 
 
 def _better_before(former: Former) -> str:

@@ -100,15 +100,22 @@ def test_drift_is_graded_by_what_the_model_leans_on():
 def test_half_the_rows_are_too_few_once_the_window_is_over():
     few = report(SOUND, volume=VolumeReport(450, 900.0, 0.5, True, "450 rows where 900 are usual"))
     assert judge_data(SPEC, 450, 900.0, few).verdict == "degrading"
-    assert judge_data(SPEC, 450, 900.0, few, is_over=False).verdict == "healthy"
-    many = report(SOUND, volume=VolumeReport(1800, 900.0, 2.0, True, "1,800 rows where 900 are usual"))
-    assert judge_data(SPEC, 1800, 900.0, many, is_over=False).verdict == "degrading"
+    assert judge_data(SPEC, 450, 900.0, few, is_over=False).verdict == "insufficient data"
+
+
+def test_a_window_that_is_not_over_is_not_judged():
+    """Each morning a mean that is known from noon on was once called a broken feed."""
+    dead = changed(SOUND, missing_rate=1.0, reason="temp is missing")
+    verdict = judge_data(SPEC, 300, 900.0, report(dead), is_over=False)
+    assert (verdict.verdict, verdict.reasons) == ("insufficient data", ("the window is not over yet",))
 
 
 def test_no_traffic_fails_a_window_that_is_over_and_few_rows_say_nothing():
     assert judge_data(SPEC, 0, 900.0, None).reasons == ("no traffic came, where about 900 rows are usual",)
     assert judge_data(SPEC, 0, None, None).verdict == "failed"
     assert judge_data(SPEC, 0, 900.0, None, is_over=False).verdict == "insufficient data"
+    assert judge_data(SPEC, 0, 0.0, None).reasons == ("no traffic came, as is usual then",)
+    assert judge_data(SPEC, 0, 900.0, None, requests=7).reasons == ("7 requests came and none was answered",)
     verdict = judge_data(SPEC, 20, 900.0, report(SOUND, enough=False))
     assert (verdict.verdict, verdict.reasons) == (
         "insufficient data",
@@ -125,6 +132,7 @@ class Case:
     matured: int = 900
     labelled: int = 880
     requests: int = 900
+    refused: int = 0
     failed: int = 0
     shed: int = 0
     relative: float | None = 0.01
@@ -134,7 +142,7 @@ class Case:
     estimate_alarm: str | None = None
 
     def judged(self) -> tuple[str, tuple[str, ...]]:
-        service = ServiceRecord(self.requests, self.failed, self.shed, 1.0, 2.0)
+        service = ServiceRecord(self.requests, self.refused, self.failed, self.shed, 1.0, 2.0)
         performance = None if self.relative is None else performed(self.relative, alarm=self.alarm)
         cohort = Cohort(self.answered, self.matured, self.labelled)
         return judge_model(
@@ -173,12 +181,18 @@ def performed(relative: float, *, alarm: bool) -> PerformanceReport:
         (Case(relative=0.6, alarm=True), "unhealthy", "decayed"),
         (Case(relative=0.2, alarm=False, before=3), "healthy", "no significant change"),
         (Case(labelled=10, relative=None), "insufficient data", "label feed has dried up"),
-        (Case(labelled=10, relative=0.01), "insufficient data", "label feed has dried up"),
-        (Case(labelled=10, matured=300), "healthy", "labels are not due yet"),
+        (
+            Case(answered=60, matured=60, labelled=42, relative=None),
+            "insufficient data",
+            "42 labels, fewer than the 50",
+        ),
+        (Case(labelled=10, matured=300, relative=None), "healthy", "labels are not due yet"),
         (Case(labelled=0, matured=0, relative=None, is_estimated=False), "insufficient data", "nothing can be"),
         (Case(labelled=0, matured=0, relative=None, estimate_alarm="estimated worse"), "degrading", "estimated worse"),
         (Case(answered=30, matured=30, labelled=30, requests=30), "insufficient data", "fewer than the 50"),
         (Case(requests=1000, failed=80, shed=20), "unhealthy", "80 of 1000 requests failed"),
+        (Case(requests=1000, refused=100), "degrading", "100 of 1000 requests were not valid"),
+        (Case(answered=0, matured=0, labelled=0, requests=40, refused=40, relative=None), "unhealthy", "not valid"),
         (Case(answered=0, matured=0, labelled=0, requests=40, failed=40, relative=None), "failed", "40 of 40"),
         (Case(answered=0, matured=0, labelled=0, requests=0, relative=None), "insufficient data", "no request came"),
     ],
@@ -198,7 +212,7 @@ def test_decay_that_only_earlier_windows_show_is_over():
     assert not has_decayed(SPEC, pooled)
     evidence = Evidence(
         Cohort(900, 900, 880),
-        ServiceRecord(900, 0, 0, 1.0, 2.0),
+        ServiceRecord(900, 0, 0, 0, 1.0, 2.0),
         pooled,
         2,
         is_estimated=True,
