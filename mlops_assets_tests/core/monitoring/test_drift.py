@@ -30,6 +30,13 @@ def rows_of(count: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def wandering(blocks: int, scatter: float, seed: int) -> pd.DataFrame:
+    """Blocks whose mean temperature differs."""
+    frame = rows_of(blocks * ROWS, seed)
+    moved = np.random.default_rng(seed + 100).normal(0, scatter, blocks)
+    return frame.assign(temp=frame["temp"] + np.repeat(moved, ROWS))
+
+
 def reference_of(frame: pd.DataFrame, blocks: int = ROWS) -> ReferenceProfile:
     return ReferenceProfile.of(frame, KINDS, None, blocks)
 
@@ -201,7 +208,11 @@ def test_the_important_come_first_among_those_that_alarm(reference: ReferencePro
     assert [drift.feature for drift in report.features[:2]] == ["rain", "temp"]
 
 
-def test_scan_and_assess_agree(detector: DriftDetector) -> None:
+@pytest.mark.parametrize("scatter", [False, True])
+def test_scan_and_assess_agree(detector: DriftDetector, scatter: bool) -> None:
+    if scatter:
+        detector = DriftDetector(reference_of(wandering(60, 3, seed=9)))
+        assert detector.overdispersed == ("temp",)
     frame = rows_of(12 * ROWS, seed=3)
     frame.loc[frame.index[5 * ROWS :], "temp"] += 2
     frame.loc[frame.index[8 * ROWS :], "origin"] = "LGA"
@@ -252,20 +263,33 @@ def test_false_alarms_on_independent_rows(detector: DriftDetector) -> None:
 
 def test_scatter_between_blocks_is_learned() -> None:
     """A half-day mean that wanders by a standard deviation is no drift when it wanders the same way again."""
-    random = np.random.default_rng(5)
-
-    def wandering(blocks: int, seed: int) -> pd.DataFrame:
-        frame = rows_of(blocks * ROWS, seed)
-        return frame.assign(temp=frame["temp"] + np.repeat(random.normal(0, 10, blocks), ROWS))
-
-    detector = DriftDetector(reference_of(wandering(150, 1)))
+    detector = DriftDetector(reference_of(wandering(150, 10, seed=1)))
     assert detector.overdispersed == ("temp",)
-    frame = wandering(300, 2)
+    frame = wandering(300, 10, seed=2)
     windows = profile_groups(detector.reference.binning, frame, np.arange(len(frame)) // ROWS)
     scan = detector.scan(WindowTable.of(windows, detector.reference.binning))
     assert scan.alarm.any(axis=1).mean() <= 0.01
     later = rows_of(ROWS, 3)
     assert only(judged(detector, later.assign(temp=later["temp"] + 90))).feature == "temp"
+
+
+def test_where_few_scattered_blocks_are_known_a_change_must_last() -> None:
+    """A holiday week or a storm used to alarm at once where fifty weeks had none like it."""
+    detector = DriftDetector(reference_of(wandering(50, 2, seed=1)))
+    assert detector.overdispersed == ("temp",)
+    window = rows_of(ROWS, 3)
+    warm = window.assign(temp=np.minimum(window["temp"] + 14, 85))
+    assert not one(judged(detector, window, warm), "temp").alarm
+    assert one(judged(detector, window, warm, warm), "temp").alarm
+    assert not one(judged(detector, warm, warm, window), "temp").alarm
+    assert one(judged(detector, window, window.assign(temp=900.0)), "temp").alarm
+
+
+def test_what_is_often_nearly_stuck_is_not_stuck() -> None:
+    """A window within one day has one weekday, even where no window of the reference lay within one."""
+    frame = rows_of(40 * ROWS).assign(origin=["EWR" if row % ROWS >= 20 else "JFK" for row in range(40 * ROWS)])
+    drift = one(judged(DriftDetector(reference_of(frame)), rows_of(ROWS, seed=1).assign(origin="EWR")), "origin")
+    assert not drift.stuck
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 3, 7])
