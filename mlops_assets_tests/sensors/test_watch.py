@@ -85,3 +85,12 @@ def test_a_lost_cursor_reports_again(watched: Watched) -> None:
     assert reported(watched)[0] is True
     watched.cursor = None
     assert reported(watched)[0] is True
+
+
+def test_what_a_run_by_hand_has_found_does_not_stand_for_ever(watched: Watched) -> None:
+    """The check of a run made while the monitor was off stayed failed when the monitor was on again, until new traffic came."""
+    watched.beat(timedelta(seconds=1))
+    assert reported(watched)[0] is True
+    watched.instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["delay", "live_traffic"])))
+    assert reported(watched)[0] is True
+    assert watched.tick() == "the monitor looks at what comes in"
