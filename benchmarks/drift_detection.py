@@ -54,7 +54,8 @@ SOURCES: Final[dict[str, Callable[[], Source]]] = {
 }
 MODES: Final[tuple[Mode, ...]] = ("iid", "calm", "order")
 OURS, PEERS = 5_000, 200  # windows
-BEFORE, LONGEST, STREAMS, PEER_STREAMS = 8, 20, 60, 3
+BEFORE, LONGEST, STREAMS = 8, 20, 60
+PEER_STREAMS: Final = {"nannyml": 2, "evidently": 1}
 PEER: Final[dict[str, Callable[[pd.DataFrame, pd.DataFrame, int], Alarms]]] = {
     "nannyml": nannyml_alarms,
     "evidently": evidently_alarms,
@@ -72,12 +73,25 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     began = time.perf_counter()
+    cells: list[Cell] = []
+    delays: list[Delay] = []
+    whos = ("ours",) if options.ours_only else ("ours", *PEER)
+    tasks = [(who, name, mode) for who in whos for mode in MODES for name in options.data]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        tasks = [(name, mode, options.ours_only) for mode in MODES for name in options.data]
-        done = pool.starmap(measure, tasks, chunksize=1)
-    cells = [cell for part, _ in done for cell in part]
-    delays = [delay for _, part in done for delay in part]
-    show(cells, delays)
+        for part, late in pool.imap_unordered(measure, tasks):
+            cells += part
+            delays += late
+            # what is done is kept, whatever comes of the rest
+            written = save("drift_detection", {**earlier("drift_detection"), **figures_of(part, late)})
+    order = {name: place for place, name in enumerate((*options.data, *MODES))}
+    show(*(sorted(found, key=lambda one: (order[one[1]], order[one[2]])) for found in (cells, delays)))
+    minutes = (time.perf_counter() - began) / 60
+    save("drift_detection", {**earlier("drift_detection"), "minutes": minutes})
+    print(f"written to {written}; {minutes:.1f} minutes, {options.processes} processes")  # noqa: T201
+
+
+def figures_of(cells: list[Cell], delays: list[Delay]) -> dict[str, float | int | None]:
+    """The figures by their names in the file."""
     figures: dict[str, float | int | None] = {}
     for who, data, mode, rows, alarms, windows in cells:
         kind = "alarm_pct" if mode == "order" else "false_alarm_pct"
@@ -85,9 +99,7 @@ def main() -> None:
         figures[f"{prefix(who)}windows_{data}_{mode}_{rows}"] = windows
     for who, data, mode, shift, rows, delay in delays:
         figures[f"{prefix(who)}{'calm_' if mode == 'calm' else ''}delay_{data}_{shift}_{rows}"] = delay
-    figures["minutes"] = (time.perf_counter() - began) / 60
-    print("written to", save("drift_detection", {**earlier("drift_detection"), **figures}))  # noqa: T201
-    print(f"{figures['minutes']:.1f} minutes")  # noqa: T201
+    return figures
 
 
 def earlier(name: str) -> dict[str, float | int | None]:
@@ -101,17 +113,14 @@ def prefix(who: str) -> str:
     return "" if who == "ours" else f"{who}_"
 
 
-def measure(name: str, mode: Mode, ours_only: bool) -> tuple[list[Cell], list[Delay]]:
-    """All cells of one data set and one kind of stream."""
+def measure(task: tuple[str, str, Mode]) -> tuple[list[Cell], list[Delay]]:
+    """What one of us finds in one data set and one kind of stream."""
+    who, name, mode = task
     source = _source(name)
     parts = list(splits(source, mode))
-    cells = list(ours(source, mode, parts))
-    delays = [] if mode == "order" else list(our_delays(source, mode, parts))
-    if not ours_only:
-        cells += peers(source, mode, parts)
-        if mode == "iid":
-            delays += peer_delays(source, parts[0])
-    return cells, delays
+    if who == "ours":
+        return list(ours(source, mode, parts)), [] if mode == "order" else list(our_delays(source, mode, parts))
+    return list(peers(who, source, mode, parts[0])), list(peer_delays(who, source, parts[0])) if mode == "iid" else []
 
 
 @functools.cache
@@ -163,37 +172,34 @@ def our_delays(source: Source, mode: Mode, parts: list[Split]) -> Iterator[Delay
         yield "ours", source.data.name, mode, shift, rows, float(np.mean(values))
 
 
-def peers(source: Source, mode: Mode, parts: list[Split]) -> Iterator[Cell]:
-    """Alarms of the peers in 200 windows of every size (in real order those there are), from the first split."""
-    frame, part = source.data.features, parts[0]
-    for rows in SIZES:
-        stream = drawn(part, mode, PEERS * rows, rows, np.random.default_rng(SEED))
-        for who, judge in PEER.items():
-            found = judge(frame.iloc[part.reference], frame.iloc[stream].reset_index(drop=True), rows)
-            yield who, source.data.name, mode, rows, int(found.sum()), len(found)
-
-
-def peer_delays(source: Source, part: Split) -> Iterator[Delay]:
-    """The same of the peers on independent rows, with fewer streams; Evidently, which judges all columns together, on one."""
+def peers(who: str, source: Source, mode: Mode, part: Split) -> Iterator[Cell]:
+    """Alarms of a peer in 200 windows of every size (in real order in all there are), from the first split."""
     frame = source.data.features
     for rows in SIZES:
-        for who, judge in PEER.items():
-            length = (PEER_STREAMS if who == "nannyml" else 1) * LONGEST * rows
-            faulty = []
-            for shift in SHIFTS:
-                random = np.random.default_rng([SEED, SHIFTS.index(shift)])
-                stream = drawn(part, "iid", length, rows, random)
-                faulty.append(shifted(frame.iloc[stream].reset_index(drop=True), source, shift, random))
-            # one stream after the other, since it takes longer to fit than to judge
-            found = judge(frame.iloc[part.reference], pd.concat(faulty, ignore_index=True), rows)
-            for shift, alarms in zip(SHIFTS, np.split(found, len(SHIFTS)), strict=True):
-                yield who, source.data.name, "iid", shift, rows, float(np.mean(delays_of(alarms.reshape(-1, LONGEST))))
+        stream = drawn(part, mode, PEERS * rows, rows, np.random.default_rng(SEED))
+        found = PEER[who](frame.iloc[part.reference], frame.iloc[stream].reset_index(drop=True), rows)
+        yield who, source.data.name, mode, rows, int(found.sum()), len(found)
+
+
+def peer_delays(who: str, source: Source, part: Split) -> Iterator[Delay]:
+    """The same of a peer on independent rows, with fewer streams."""
+    frame = source.data.features
+    for rows in SIZES:
+        faulty = []
+        for shift in SHIFTS:
+            random = np.random.default_rng([SEED, SHIFTS.index(shift)])
+            stream = drawn(part, "iid", PEER_STREAMS[who] * LONGEST * rows, rows, random)
+            faulty.append(shifted(frame.iloc[stream].reset_index(drop=True), source, shift, random))
+        # one stream after the other, since it takes longer to fit than to judge
+        found = PEER[who](frame.iloc[part.reference], pd.concat(faulty, ignore_index=True), rows)
+        for shift, alarms in zip(SHIFTS, np.split(found, len(SHIFTS)), strict=True):
+            yield who, source.data.name, "iid", shift, rows, float(np.mean(delays_of(alarms.reshape(-1, LONGEST))))
 
 
 def drawn(part: Split, mode: Mode, length: int, size: int, random: np.random.Generator) -> np.ndarray:
-    """Row numbers of a stream, as `Pieces.order` draws them."""
+    """Row numbers of a stream so long (in real order of all of it), as `Pieces.order` draws them."""
     if mode == "order":
-        return part.stream[:length]
+        return part.stream
     found: list[np.ndarray] = []
     while sum(map(len, found)) < length:
         if mode == "iid":
@@ -245,7 +251,7 @@ def show(cells: list[Cell], delays: list[Delay]) -> None:
     by_delay = {delay[:5]: delay[5] for delay in delays}
     rows_of = list(dict.fromkeys(delay[1:5] for delay in delays))
     table(
-        "mean delay, windows (21 = never)",
+        f"mean delay, windows (21 = never), over {STREAMS} streams; peers over {PEER_STREAMS}",
         ("data, stream, shift, rows a window", *whos),
         [(" ".join(map(str, key)), *(by_delay.get((who, *key)) for who in whos)) for key in rows_of],
     )

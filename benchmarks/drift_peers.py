@@ -40,13 +40,14 @@ def evidently_alarms(reference: pd.DataFrame, stream: pd.DataFrame, rows: int) -
         from evidently.legacy.core import ColumnType
 
         sample = reference.sample(min(EVIDENTLY_REFERENCE, len(reference)), random_state=SEED)
+        known = {name: sample[name].dropna() for name in reference.columns}
         found = []
         for start in range(0, len(stream) // rows * rows, rows):
             window, drifted = stream.iloc[start : start + rows], 0
             for name in reference.columns:
                 number = pd.api.types.is_numeric_dtype(reference[name])
                 kind = ColumnType.Numerical if number else ColumnType.Categorical
-                then, now = sample[name].dropna(), window[name].dropna()
+                then, now = known[name], window[name].dropna()
                 if len(now):
                     drifted += bool(get_stattest(then, now, kind, None)(then, now, kind, None).drifted)
             found.append(drifted >= len(reference.columns) / 2)

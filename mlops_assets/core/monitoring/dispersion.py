@@ -85,16 +85,19 @@ class Dispersion:
         self._guard = self.phi if self.blocks < FEWEST_BLOCKS else 1.0
         self.overdispersed = self.overdispersed and self.blocks >= FEWEST_BLOCKS
         self._seasons = Seasons.fit(measured.values, measured.weight, phase) if self.overdispersed else None
-        self._learned: dict[int, Scale] = {}
         self._tail = tail_freedom(self.blocks)
         if self._seasons is not None:
             used = measured.weight > 0
             raw = measured.values - np.average(measured.values[used], axis=0, weights=measured.weight[used])
             self._parameters = self._seasons.parameters
-            for windows in self.scales:
-                most = np.inf if windows == 1 else self._tail
-                self._learned[windows] = self._learn(self._seasons.residuals, raw, measured.weight, windows, most)
-            self._sudden = self._learn(self._seasons.residuals, raw, measured.weight, 1, self._tail)
+            self._single, self._sudden, *more = (
+                self._learn(self._seasons.residuals, raw, measured.weight, k, most)
+                for k, most in ((1, np.inf), *((k, self._tail) for k in self.scales))
+            )
+            self._more = tuple(
+                np.array([getattr(scale, name) for scale in more])[:, None]
+                for name in ("between", "freedom", "inflation")
+            )
 
     def test(self, counts: Counts, phase: Floats, newest: bool = False) -> Floats:
         """p-values of consecutive windows at every scale.
@@ -176,11 +179,7 @@ class Dispersion:
         p = np.ones((*rows.shape, residual.shape[1]))
         p[0], shape[0] = self._alone(residual, factor, weight, newest)
         if len(scales) > 1:
-            learned = [self._learned[k] for k in scales[1:]]
-            between, freedom, inflation = (
-                np.stack([getattr(one, name) for one in learned])[:, None]
-                for name in ("between", "freedom", "inflation")
-            )
+            between, freedom, inflation = (column[: len(scales) - 1] for column in self._more)
             safe = np.maximum(rows[1:], 1.0)[..., None]
             mean = pooled(residual * weight[:, None], scales[1:], newest) / safe
             # a window without rows has no place in the calendar
@@ -199,7 +198,7 @@ class Dispersion:
         """
         last = slice(-2, None) if newest else slice(None)
         residual, factor, weight = residual[last], factor[last], weight[last]
-        scale, sudden = self._learned[1], self._sudden
+        scale, sudden = self._single, self._sudden
         own = self._measures.unit * (1 / np.maximum(weight, 1.0)[:, None] + 1 / self._measures.rows)
         away = residual / np.sqrt((scale.between + own) * factor)
         z = np.abs(away)
