@@ -7,7 +7,8 @@ iid
 calm
     whole weeks (census: 5,000 neighbouring rows) are left out of the reference in five folds, and streams are made of them in
     random order, no window across two of them: windows are as autocorrelated as the reference's blocks, and none of them is meant
-    to drift. Weeks are used again and again, so that the intervals, which take windows for independent, are too narrow there.
+    to drift. Weeks are used again and again, so that the intervals, which take windows for independent, are too narrow there. Of
+    5,000 rows a week holds one window, so that neighbours there are of different weeks: what must last to alarm seldom does.
 order
     the past (flights: January to June, census: 2015) against the future, as it came: changes there are real, alarms seldom false.
 
