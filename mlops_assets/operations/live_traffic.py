@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -77,16 +77,19 @@ def ingest(stores: Stores, specs: Sequence[ModelSpec], *, budget_s: float | None
 def stale_windows(spec: ModelSpec, stores: Stores) -> dict[str, str]:
     """The windows whose table is not what has been ingested, oldest first, each with its new content.
 
-    Among them those from the first to the newest with traffic in which no traffic came at all: their content is "empty".
+    Among them those from the first to the newest with traffic in which no traffic came at all: their content is "empty". A window
+    that is not over yet is none of them: half a day says nothing of a day.
     """
     contents = TrafficStore(stores.lake, spec.name).contents()
     busy = [window for window, content in contents.items() if content.predictions]
     if not busy:
         return {}
     made = {window: one.content for window, one in live_windows(spec, stores).items()}
+    calendar, now = Windows.of(spec), datetime.now(UTC)
     due = {
         window: contents[window].content if window in contents else EMPTY
-        for window in Windows.of(spec).between(min(busy), max(busy))
+        for window in calendar.between(min(busy), max(busy))
+        if calendar.bounds(window)[1] <= now
     }
     return {window: content for window, content in due.items() if made.get(window) != content}
 

@@ -44,8 +44,8 @@ from mlops_assets.core.training import predict
 from mlops_assets.operations.answers import Answers, Labelled, service_record
 from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH, Readings
 from mlops_assets.operations.reference import Reference, clusters_of, score_frame
+from mlops_assets.operations.window_data import WindowData
 
-_NAMED = 20  # unseen categories that are named
 _CHANCE = 0.001  # of calling an equally good former champion better
 _STANDARD_ERRORS = 3.0  # by which an estimate must be worse than the reference
 
@@ -64,34 +64,38 @@ class Monitor(Readings):
 
     def data_health(self, window: str) -> Look:
         """Test a window's data against the reference of the model that answered most of it, and write the verdict down."""
-        answers = self.answers(window)
-        reference = self.reference(answers.bundle)
+        data = WindowData(self.spec, self.stores, window)
+        answered = data.answered()
+        reference = self.reference(answered.bundle)
         profile, report = None, None
-        if reference is not None and answers.bundle is not None:
-            profile = self.profile(window, answers.bundle, reference)
-            report = reference.features.assess(self.recent_profiles(window, answers.bundle, reference, profile))
+        unseen: dict[str, tuple[str, ...]] = {}
+        impossible: dict[str, float] = {}
+        if reference is not None and answered.bundle is not None:
+            profile = self.profile(window, answered.bundle, reference)
+            report = reference.features.assess(self.recent_profiles(window, answered.bundle, reference, profile))
+            unseen = data.unseen(reference.profile, profile)
+            impossible = data.impossible(reference.profile, profile)
         champion = reference or self.current_reference()
         begin, end = self.windows.bounds(window)
         expected = None if champion is None else _usual_rows(champion, self.windows.size, begin)
         verdict = judge_data(
             self.spec,
-            len(answers.rows),
+            answered.rows,
             expected,
             report,
-            requests=len(answers.requests),
-            impossible=_impossible(self.spec, answers),
+            requests=answered.requests,
+            impossible=impossible,
             is_over=end <= datetime.now(UTC),
         )
-        unseen = {} if reference is None else _unseen(reference, answers)
         new = (f"{name} has values that no reference row has: {', '.join(values)}" for name, values in unseen.items())
         health = DataHealth(
             model=self.spec.name,
             window=window,
             begin=begin,
             end=end,
-            version=answers.version,
-            bundle=answers.bundle,
-            rows=len(answers.rows),
+            version=answered.version,
+            bundle=answered.bundle,
+            rows=answered.rows,
             verdict=verdict.verdict,
             reasons=(*verdict.reasons, *new),
             culprits=verdict.culprits,
@@ -255,36 +259,10 @@ def _metrics(spec: ModelSpec, judged: Judged) -> dict[str, float]:
     return {name: value for name, value in point_metrics(spec, judged).items() if np.isfinite(value)}
 
 
-def _impossible(spec: ModelSpec, answers: Answers) -> dict[str, float]:
-    """Share of each number's values outside its declared range, where one is declared."""
-    features, shares = answers.features, {}
-    for feature in spec.features:
-        if feature.name in features and (feature.minimum is not None or feature.maximum is not None):
-            values = features[feature.name].dropna()
-            inside = values.between(
-                -np.inf if feature.minimum is None else feature.minimum,
-                np.inf if feature.maximum is None else feature.maximum,
-            )
-            shares[feature.name] = float(1 - inside.mean()) if len(values) else 0.0
-    return shares
-
-
-def _unseen(reference: Reference, answers: Answers) -> dict[str, tuple[str, ...]]:
-    """The categories of the window that no reference row has, the most frequent first."""
-    features, found = answers.features, {}
-    for bins in reference.profile.binning.features:
-        if bins.kind == "category" and bins.name in features:
-            values = features[bins.name].dropna()
-            new = values[~values.isin(bins.levels)].value_counts()
-            if len(new):
-                found[bins.name] = tuple(map(str, new.index[:_NAMED]))
-    return found
-
-
 def _paired(spec: ModelSpec, labelled: Labelled, former: Floats, reference: Reference) -> tuple[PairedComparison, bool]:
     """Two versions on the same rows, and whether the former is better: beyond chance (α = .001, one-sided) and by the floor.
 
-    Rows that share a day hang together, in their differences as in their losses: the variance is widened by what the reference shows.
+    Rows that share a day hang together, in differences as in losses: the variance is widened by what the reference shows.
     """
     metric, threshold = METRICS[spec.headline_loss], spec.evaluation.decision_threshold
     assert metric.rows is not None

@@ -3,7 +3,7 @@
 What it has read it keeps as far as a batch of windows needs it again; what to think of it is the business of `monitor.py`.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -15,16 +15,17 @@ from mlops_assets.core.metrics import Floats
 from mlops_assets.core.monitoring.estimation import REFIT_ROWS
 from mlops_assets.core.monitoring.health import DataHealth, ModelHealth
 from mlops_assets.core.monitoring.performance import SCALES
-from mlops_assets.core.monitoring.profile import WindowProfile, profile_frame
+from mlops_assets.core.monitoring.profile import WindowProfile
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.answers import Answers, Labelled, answers_of, labelled_of
 from mlops_assets.operations.live_traffic import live_windows, read_window
 from mlops_assets.operations.reference import Reference
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.window_data import WindowData
 
 DATA_HEALTH, MODEL_HEALTH, PROFILES = "data_health", "model_health", "profiles"
-_LOOK_BACK = 60  # windows in which labelled rows are looked for to calibrate anew
+_LOOK_BACK = timedelta(days=60)  # beyond the label's delay, in which labelled rows are looked for to calibrate anew
 _TABLES_KEPT = 3
 
 
@@ -131,10 +132,7 @@ class Readings:
 
     def profile(self, window: str, bundle: str, reference: Reference) -> WindowProfile:
         """Count a window by the cells of a bundle's reference, and write that down."""
-        answers = self.answers(window)
-        binning = reference.profile.binning
-        features = answers.features.reindex(columns=list(binning.names))
-        profile = profile_frame(binning, features, answers.rows["event_time"])
+        profile = WindowData(self.spec, self.stores, window).profile(reference.profile)
         self.stores.lake.write_document(self.spec.name, f"{PROFILES}/{window}", _Profile.of(bundle, profile))
         return profile
 
@@ -147,7 +145,7 @@ class Readings:
             kept = self._document(PROFILES, key, _Profile)
             if kept is not None and kept.bundle == bundle:
                 recent.append(kept.profile())
-            elif key in self._live and len(self.answers(key).rows):
+            elif key in self._live and self._live[key].answered:
                 recent.append(self.profile(key, bundle, reference))
         return [*recent, newest]
 
@@ -160,10 +158,10 @@ class Readings:
     def known_before(self, window: str, bundle: str | None) -> tuple[Floats, Floats]:
         """Truths and outputs of one model's newest answers whose labels were known when a window began, oldest first."""
         begin, found = self.windows.bounds(window)[0], 0
+        earliest = begin - self.spec.label.delay - _LOOK_BACK
         parts: list[Labelled] = []
-        for step in range(1, _LOOK_BACK + 1):
-            key = self.windows.shift(window, -step)
-            if found >= REFIT_ROWS or key not in self._live:
+        for key in sorted((key for key in self._live if key < window), reverse=True):
+            if found >= REFIT_ROWS or self.windows.bounds(key)[1] < earliest:
                 break
             labelled = self.labelled(key)
             if labelled.bundle == bundle:

@@ -7,7 +7,7 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -80,6 +80,22 @@ class Lake:
         """Read a table, or some of its columns; FileNotFoundError says which asset has to run first."""
         with self._open(model, f"{name}.parquet", name) as file:
             return pq.ParquetFile(file).read(None if columns is None else list(columns))
+
+    def batches(self, model: str, name: str, columns: Sequence[str], rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Some columns of a table, so many rows at a time, text as dictionaries; one that the table lacks is null.
+
+        FileNotFoundError says which asset has to run first.
+        """
+        with self._open(model, f"{name}.parquet", name) as file:
+            schema = pq.read_schema(file)
+            present = [column for column in columns if column in schema.names]
+            text = [column for column in present if pa.types.is_string(schema.field(column).type)]
+            for batch in pq.ParquetFile(file, read_dictionary=text).iter_batches(rows, columns=present):
+                arrays = [
+                    batch.column(column) if column in present else pa.nulls(batch.num_rows, pa.float64())
+                    for column in columns
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
     def read_attrs(self, model: str, name: str) -> dict[str, Any]:
         """The `attrs` that a table carries, without reading its rows; FileNotFoundError as `read_table`."""

@@ -132,7 +132,7 @@ def model_windows(windows: int = 35, broken_from: int = 31, labelled: int | None
         report = assess_performance(reference, [*earlier, sums]) if sums is not None else None
         realised = {"brier": sums.mean("brier"), "log_loss": sums.mean("log_loss")} if sums is not None else {}
         cohort = Cohort(300, 300 if has_labels else 0, 290 if has_labels else 0)
-        service = ServiceRecord(312, 7, 5, 0.42, 3.1)
+        service = ServiceRecord(312, 3, 7, 5, 0.42, 3.1)
         comparison = PairedComparison("brier", 300, 0.21, 0.19, Interval(-0.02, -0.03, -0.01))
         evidence = Evidence(cohort, service, report, 0, is_estimated=True, estimate_alarm=None, former=None)
         verdict, reasons = judge_model(spec, evidence)

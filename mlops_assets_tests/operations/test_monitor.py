@@ -199,3 +199,12 @@ def test_now_is_the_newest_event_of_a_window_that_can_be_believed(tmp_path: Path
     newest = Monitor(watched.spec, watched.stores).newest_event()
     assert newest is not None
     assert newest.astimezone(UTC) < datetime(2024, 3, 5, tzinfo=UTC)
+
+
+def test_a_window_that_is_not_over_waits_for_its_end(tmp_path: Path):
+    watched, now = Watched.released(tmp_path), datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    watched.log(watched_rows("binary", midnight - DAY, 1, seed=7))
+    rows = watched_rows("binary", midnight, 1, seed=8)
+    watched.log(rows[rows["at"] <= now], worker="today")
+    assert watched.compacted() == [f"{midnight - DAY:%Y-%m-%d}"]

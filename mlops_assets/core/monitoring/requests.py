@@ -8,6 +8,7 @@ from itertools import groupby
 
 from mlops_assets.core.monitoring.windows import Windows
 
+MOST_WINDOWS = 400  # in one run
 MAX_ATTEMPTS = 3
 
 
@@ -94,12 +95,13 @@ def _failures(windows: Windows, past: Sequence[PastRun]) -> dict[str, int]:
 
 
 def _stretches(windows: Windows, due: Mapping[str, str], failed_in: Mapping[str, int]) -> Iterator[list[str]]:
-    """Windows that follow one another and belong to the same failed run, or to none."""
-    stretch = 0
+    """Windows that follow one another and belong to the same failed run, or to none; so many at most that a run ends in time."""
+    stretch, length = 0, 0
     numbered = []
     for before, window in zip([None, *due], due, strict=False):
         follows = before is not None and windows.shift(before, 1) == window
-        stretch += not follows or failed_in.get(before or "") != failed_in.get(window)
+        begins = not follows or failed_in.get(before or "") != failed_in.get(window) or length == MOST_WINDOWS
+        stretch, length = stretch + begins, 1 if begins else length + 1
         numbered.append((stretch, window))
     for _, group in groupby(numbered, key=lambda one: one[0]):
         yield [window for _, window in group]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_assets.core.monitoring.requests import MAX_ATTEMPTS, PastRun, plan_requests
+from mlops_assets.core.monitoring.requests import MAX_ATTEMPTS, MOST_WINDOWS, PastRun, plan_requests
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets_tests.core.examples import make_spec
 
@@ -72,3 +72,13 @@ def test_a_content_is_tried_three_times_at_most(outcomes: list[bool]) -> None:
             past.insert(0, PastRun(one.first, one.last, one.content, succeeded))
     assert attempts == list(range(1, len(attempts) + 1))
     assert len(attempts) <= MAX_ATTEMPTS
+
+
+def test_a_long_backlog_is_several_runs_of_bounded_length() -> None:
+    """A run over everything once took longer than a run may, and was given up."""
+    spec = make_spec(monitoring={"window": "hour"})
+    hours = Windows.of(spec)
+    stale = {hours.shift(hours.first, step): "x" for step in range(2 * MOST_WINDOWS + 100)}
+    plan = plan_requests(hours, stale, {}, [])
+    lengths = [len(list(hours.between(one.first, one.last))) for one in plan.requests]
+    assert lengths == [MOST_WINDOWS, MOST_WINDOWS, 100]
