@@ -23,6 +23,7 @@ _BAD: tuple[Verdict, ...] = ("healthy", "degrading", "unhealthy", "failed")
 SOME_REQUESTS, MOST_REQUESTS = 0.05, 0.5
 SEVERE = 5  # floors above the expected loss at which one window is enough
 FEED_DEAD = 0.5  # share of model importance in broken features at which nothing can be said of the model
+USUAL = 0.05  # by which a missing rate must be above the reference's, besides the declared limit
 OUTSIDE = 0.2  # share of impossible or unseen values that speaks of another unit or a broken join rather than of a wider world
 
 
@@ -193,7 +194,9 @@ def judge_data(
         if one.alarm and one.feature not in names and one.severity in ("warning", "critical")
     )
     weighty = tuple(one for one in drifted if one.importance >= worth)
-    reasons = [_why_broken(one, impossible.get(one.feature, 0.0)) for one in broken] + [one.reason for one in weighty]
+    reasons = [_why_broken(spec, one, impossible.get(one.feature, 0.0)) for one in broken] + [
+        one.reason for one in weighty
+    ]
     if report.volume.alarm:
         reasons.append(report.volume.reason)
     minor = tuple(one for one in report.features if one.alarm and one not in broken and one not in weighty)
@@ -226,14 +229,22 @@ def _of_little_weight(features: Sequence[FeatureDrift]) -> str:
 
 def _is_broken(spec: ModelSpec, one: FeatureDrift, impossible: float) -> bool:
     """Is the feed to be suspected, rather than the world?"""
-    limit = spec.imputation.alarm_above
-    missing = one.missing_rate > limit and one.missing_rate > one.reference_missing_rate + 0.01 and one.alarm
-    return missing or one.stuck or (one.alarm and one.unseen_share > OUTSIDE) or impossible > OUTSIDE
+    return _is_missing(spec, one) or one.stuck or (one.alarm and one.unseen_share > OUTSIDE) or impossible > OUTSIDE
 
 
-def _why_broken(one: FeatureDrift, impossible: float) -> str:
+def _is_missing(spec: ModelSpec, one: FeatureDrift) -> bool:
+    """Above the declared limit, and above what is usual; whether such days have been before is no excuse."""
+    return one.missing_rate > spec.imputation.alarm_above and one.missing_rate > one.reference_missing_rate + USUAL
+
+
+def _why_broken(spec: ModelSpec, one: FeatureDrift, impossible: float) -> str:
     if impossible > OUTSIDE:
         return f"{one.feature} has {impossible:.0%} of its values outside its declared range: is it another unit?"
+    if _is_missing(spec, one) and not (one.alarm and one.test == "missing"):
+        return (
+            f"{one.feature} is missing in {one.missing_rate:.0%} of the rows, above the limit of {spec.imputation.alarm_above:.0%} "
+            f"({one.reference_missing_rate:.0%} in the reference)"
+        )
     return one.reason
 
 

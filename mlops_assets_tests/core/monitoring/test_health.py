@@ -88,6 +88,14 @@ def test_missing_values_that_were_always_there_are_nobodys_fault():
     assert judge_data(SPEC, 900, 900.0, report(usual)).verdict == "healthy"
 
 
+def test_missing_above_the_limit_is_a_broken_feed_even_where_it_has_been_so_before():
+    """A feed that had failed in two winter storms once was allowed to be missing altogether: that was within its scatter."""
+    storm = msgspec.structs.replace(SOUND, missing_rate=1.0, reference_missing_rate=0.11)
+    verdict = judge_data(SPEC, 900, 900.0, report(storm, msgspec.structs.replace(LIGHT, importance=0.6)))
+    assert verdict.broken == ("temp",)
+    assert verdict.reasons[0] == "temp is missing in 100% of the rows, above the limit of 30% (11% in the reference)"
+
+
 def test_drift_is_graded_by_what_the_model_leans_on():
     heavy = changed(SOUND, severity="critical", reason="temp is higher")
     assert judge_data(SPEC, 900, 900.0, report(heavy)).verdict == "degrading"
