@@ -322,3 +322,13 @@ def test_another_binning_is_refused(detector: DriftDetector) -> None:
         detector.assess([WindowProfile.empty(other)])
     with pytest.raises(ValueError, match="no window"):
         detector.assess([])
+
+
+def test_a_summer_after_few_scattered_winter_days() -> None:
+    """Days so far apart that a record is nothing new once hid that all rows lay where no row had ever been."""
+    watchful = DriftDetector(reference_of(wandering(20, 15.0, seed=1)))
+    high = max(bins.high for bins in watchful.reference.binning.features if bins.name == "temp")
+    summer = rows_of(ROWS, seed=2)
+    summer["temp"] = summer["temp"] - summer["temp"].min() + high + 0.1
+    found = one(judged(watchful, summer), "temp")
+    assert (found.alarm, found.test, found.severity) == (True, "out of range", "critical")
