@@ -15,7 +15,7 @@ from mlops_assets.core.monitoring.dispersion import CELLS, FAMILIES, FEWEST_BLOC
 from mlops_assets.core.monitoring.measures import Counts, Floats, Measures
 from mlops_assets.core.monitoring.pooling import MOST_WINDOWS, SCALES, judged
 from mlops_assets.core.monitoring.profile import Binning, FeatureBins, WindowProfile
-from mlops_assets.core.monitoring.rare import NEARLY_STUCK, MissingRate, RangeRate, UnseenRate, stuck
+from mlops_assets.core.monitoring.rare import NEARLY_STUCK, MissingRate, RangeRate, UnseenRate, mostly_outside, stuck
 from mlops_assets.core.monitoring.reference import ReferenceProfile
 from mlops_assets.core.monitoring.severity import WARNING, Severity, psi_of, severity_of
 from mlops_assets.core.monitoring.volume import Volume, VolumeReport
@@ -292,6 +292,8 @@ class _Watch:
         if isinstance(self._rare, RangeRate):
             outside = own[:, 0] + own[:, -2]
             rare = self._rare.test(outside, last.rows, last.minimum[:, self.place], last.maximum[:, self.place])
+            lasting = mostly_outside(counts[:, 0] + counts[:, -2], table.rows)
+            rare[lasting[-len(rare) :]] = 0.0
             families, kind = len(FAMILIES) + 2, _OUT_OF_RANGE
         else:
             rare = self._rare.test(own[:, -2], last.rows)

@@ -172,7 +172,7 @@ class RangeRate:
         self._above = max(_tail_scale(maximum[np.isfinite(maximum)]), floor, 1e-12)
 
     def test(self, outside: Counts, rows: Floats, minimum: Floats, maximum: Floats) -> Floats:
-        """p-values (W,); 1 below three rows or .2 % of them, 0 where most rows lie where no reference row lies."""
+        """p-values (W,); 1 below three rows or .2 % of them."""
         count = outside.astype(np.float64)
         enough = (count >= RARE_ROWS) & (count >= RARE_SHARE * rows)
         if not enough.any():
@@ -181,8 +181,13 @@ class RangeRate:
         record = 2 * np.exp(-np.maximum(over, 0.0)) / (self._blocks + 1)
         # what is counted as out of range and passes no record is no number at all
         p = np.where(over > 0, record, rare_tail(count, rows, 0.0, self.of))
-        p[count > _MOSTLY * rows] = 0.0
         return np.where(enough, np.minimum(p, 1.0), 1.0)
+
+
+def mostly_outside(outside: Counts, rows: Floats) -> NDArray[np.bool_]:
+    """Which windows (W,) have most rows where no reference row lies, and so has the one before: no scatter of days explains that."""
+    most = outside > _MOSTLY * rows
+    return np.asarray(most & np.concatenate([[False], most[:-1]]))
 
 
 def _tail_scale(largest: Floats) -> float:

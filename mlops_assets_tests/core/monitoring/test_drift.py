@@ -330,5 +330,5 @@ def test_a_summer_after_few_scattered_winter_days() -> None:
     high = max(bins.high for bins in watchful.reference.binning.features if bins.name == "temp")
     summer = rows_of(ROWS, seed=2)
     summer["temp"] = summer["temp"] - summer["temp"].min() + high + 0.1
-    found = one(judged(watchful, summer), "temp")
+    found = one(judged(watchful, summer, summer), "temp")
     assert (found.alarm, found.test, found.severity) == (True, "out of range", "critical")
