@@ -185,7 +185,7 @@ class RangeRate:
 
 
 def mostly_outside(outside: Counts, rows: Floats) -> NDArray[np.bool_]:
-    """Which windows (W,) have most rows where no reference row lies, and so has the one before: no scatter of days explains that."""
+    """Which windows (W,) have most rows where no reference row lies, like the one before: no scatter of days explains that."""
     most = outside > _MOSTLY * rows
     return np.asarray(most & np.concatenate([[False], most[:-1]]))
 
