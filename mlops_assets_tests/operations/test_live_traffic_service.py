@@ -18,6 +18,7 @@ from mlops_assets_tests.waiting import wait_until
 
 KILLS = 3
 BETWEEN_KILLS = 60
+YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).isoformat()  # a window that is not over is not compacted
 
 
 class Load(threading.Thread):
@@ -41,7 +42,7 @@ class Load(threading.Thread):
                     continue
 
     def _ask(self, client: httpx.Client, name: str, number: int) -> None:
-        body = {"id": name, "entity": f"E{number}", "features": self._rows[number % len(self._rows)]}
+        body = {"id": name, "entity": f"E{number}", "event_time": YESTERDAY, "features": self._rows[number % len(self._rows)]}
         if client.post("/v1/models/delay/predict", json=body).status_code == 200:
             self.answered.append(name)
         if client.post("/v1/models/delay/feedback", json={"id": name, "value": number % 2}).status_code == 200:
