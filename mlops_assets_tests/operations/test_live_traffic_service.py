@@ -42,7 +42,12 @@ class Load(threading.Thread):
                     continue
 
     def _ask(self, client: httpx.Client, name: str, number: int) -> None:
-        body = {"id": name, "entity": f"E{number}", "event_time": YESTERDAY, "features": self._rows[number % len(self._rows)]}
+        body = {
+            "id": name,
+            "entity": f"E{number}",
+            "event_time": YESTERDAY,
+            "features": self._rows[number % len(self._rows)],
+        }
         if client.post("/v1/models/delay/predict", json=body).status_code == 200:
             self.answered.append(name)
         if client.post("/v1/models/delay/feedback", json={"id": name, "value": number % 2}).status_code == 200:
