@@ -1,0 +1,387 @@
+"""What the ledger holds: facts about incidents, decisions and releases, each written once, and the state that follows from them.
+
+Values and one pure fold; keeping facts is the business of `stores/ledger.py`, and what to do next that of `core/response.py`.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+Severity = Literal["info", "warning", "critical"]
+Action = Literal["none", "observe", "alert", "impute", "retrain", "roll back", "fall back", "freeze", "escalate"]
+Mode = Literal["auto", "approve", "off"]
+Outcome = Literal["done", "unchanged", "refused", "failed", "abandoned"]
+
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+
+
+class Opened(msgspec.Struct, frozen=True, tag="incident opened"):
+    """A cause of trouble was found for the first time.
+
+    `cause` names it among those of the model ("feed:pressure", "performance", "service", ...): what comes again joins it.
+    `began` is the event time of the first bad row, `first_bad_at` the moment by the wall clock; None where that is not known.
+    """
+
+    cause: str
+    title: str
+    severity: Severity
+    window: str | None = None
+    began: datetime | None = None
+    first_bad_at: datetime | None = None
+    evidence: tuple[str, ...] = ()
+
+
+class Joined(msgspec.Struct, frozen=True, tag="incident joined"):
+    """The same cause was found again."""
+
+    severity: Severity
+    window: str | None = None
+    evidence: tuple[str, ...] = ()
+
+
+class Acknowledged(msgspec.Struct, frozen=True, tag="incident acknowledged"):
+    """A person has seen it."""
+
+    reason: str = ""
+
+
+class Mitigated(msgspec.Struct, frozen=True, tag="incident mitigated"):
+    """It harms no longer, though its cause may still be there."""
+
+    how: str
+    decision: str | None = None
+
+
+class Resolved(msgspec.Struct, frozen=True, tag="incident resolved"):
+    """Its cause is gone."""
+
+    reason: str
+    window: str | None = None
+
+
+class Decided(msgspec.Struct, frozen=True, tag="decided"):
+    """What is to be done, and why.
+
+    `inputs` is the digest of all that was looked at, `policy` that of the declared rules. `details` say how: `as_of`, `version`,
+    `without` (features), `window` (of training), `gates` and the like, as text.
+    """
+
+    action: Action
+    mode: Mode
+    reason: str
+    window: str | None = None
+    incidents: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    details: dict[str, str] = {}
+    policy: str = ""
+    inputs: str = ""
+
+
+class Approved(msgspec.Struct, frozen=True, tag="approved"):
+    """A person allows a decision to be carried out."""
+
+    reason: str
+
+
+class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
+    """A person forbids it."""
+
+    reason: str
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """A decision is being carried out, for the `attempt`-th time; `run` is the Dagster run, empty where it needs none."""
+
+    attempt: int
+    run: str = ""
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """An attempt is over. After "failed" another may follow; all other outcomes are final."""
+
+    outcome: Outcome
+    attempt: int
+    run: str = ""
+    detail: str = ""
+
+
+class Released(msgspec.Struct, frozen=True, tag="released"):
+    """Another version answers. `automated` tells whether no person was needed, `strategy` how it reached the traffic."""
+
+    release: int
+    version: int
+    former: int | None
+    strategy: str
+    automated: bool
+    reason: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The gates held a candidate back."""
+
+    version: int | None
+    reason: str
+
+
+class Frozen(msgspec.Struct, frozen=True, tag="frozen"):
+    """Nothing is done to the model by itself any more."""
+
+    reason: str
+
+
+class Thawed(msgspec.Struct, frozen=True, tag="thawed"):
+    """Automation goes on."""
+
+    reason: str
+
+
+class Retired(msgspec.Struct, frozen=True, tag="retired"):
+    """The model is out of service; its history stays."""
+
+    reason: str
+
+
+Fact = (
+    Opened
+    | Joined
+    | Acknowledged
+    | Mitigated
+    | Resolved
+    | Decided
+    | Approved
+    | Rejected
+    | Started
+    | Ended
+    | Released
+    | Refused
+    | Frozen
+    | Thawed
+    | Retired
+)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One line of the ledger, before it has a place in it.
+
+    Attributes
+    ----------
+    subject
+        Id of the incident or the decision that the fact is about; the model's name for facts about the model itself.
+    actor
+        Who says so, such as "sensor:flight_delay_response", "user:ann" or "run:<id>".
+    at
+        By the wall clock.
+    now
+        By the events' clock: end of the newest window that was looked at; None where no window was.
+    key
+        What must happen only once: a second entry with the same key is not taken.
+    """
+
+    model: str
+    subject: str
+    fact: Fact
+    actor: str
+    at: datetime
+    now: datetime | None = None
+    key: str | None = None
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """An incident as its facts tell it; `windows` are those that it was found in. Times ending in `_at` are by the wall clock."""
+
+    id: str
+    model: str
+    cause: str
+    title: str
+    severity: Severity
+    detected_at: datetime
+    detected: datetime | None
+    began: datetime | None = None
+    first_bad_at: datetime | None = None
+    windows: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    times_found: int = 1
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    mitigated_at: datetime | None = None
+    mitigated_by: str | None = None
+    resolved_at: datetime | None = None
+    resolved: datetime | None = None
+    resolution: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.resolved_at is None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """A decision with what has become of it."""
+
+    id: str
+    model: str
+    what: Decided
+    at: datetime
+    now: datetime | None
+    actor: str
+    approved_by: str | None = None
+    rejected_by: str | None = None
+    answer: str = ""
+    attempts: int = 0
+    runs: tuple[str, ...] = ()
+    outcome: Outcome | None = None
+    running: bool = False
+    ended_at: datetime | None = None
+    detail: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """Is nothing left to be done about it?"""
+        over = self.outcome is not None and self.outcome != "failed"
+        return over or self.rejected_by is not None or self.what.mode == "off"
+
+    @property
+    def waits_for_approval(self) -> bool:
+        return self.what.mode == "approve" and self.approved_by is None and not self.is_final
+
+    @property
+    def may_start(self) -> bool:
+        return not self.is_final and not self.waits_for_approval and not self.running
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One change of the version that answers, by the wall clock and by the events'."""
+
+    released: Released
+    at: datetime
+    now: datetime | None
+
+
+class Record(msgspec.Struct, frozen=True):
+    """All that the ledger knows of one model, oldest first."""
+
+    model: str
+    incidents: tuple[Incident, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    releases: tuple[Change, ...] = ()
+    refusals: tuple[tuple[datetime | None, Refused], ...] = ()
+    frozen: str | None = None
+    retired: str | None = None
+
+    @property
+    def open_incidents(self) -> tuple[Incident, ...]:
+        return tuple(one for one in self.incidents if one.is_open)
+
+    @property
+    def open_decisions(self) -> tuple[Decision, ...]:
+        return tuple(one for one in self.decisions if not one.is_final)
+
+    def incident_of(self, cause: str) -> Incident | None:
+        """The open incident with this cause."""
+        return next((one for one in self.open_incidents if one.cause == cause), None)
+
+    def after(self, entry: Entry) -> "Record":
+        """The record with one more entry."""
+        return fold(self.model, [entry], self)
+
+
+def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> Record:
+    """What follows from a model's entries, in their order.
+
+    A fact about an incident or a decision that was never opened or made says nothing and is passed over, so that a damaged
+    ledger can still be read; `audit verify` is what finds the damage.
+    """
+    before = before or Record(model)
+    incidents = {one.id: one for one in before.incidents}
+    decisions = {one.id: one for one in before.decisions}
+    releases, refusals = list(before.releases), list(before.refusals)
+    frozen, retired = before.frozen, before.retired
+    for entry in entries:
+        fact = entry.fact
+        match fact:
+            case Opened():
+                incidents[entry.subject] = _opened(entry, fact)
+            case Joined() | Acknowledged() | Mitigated() | Resolved() if entry.subject in incidents:
+                incidents[entry.subject] = _incident_after(incidents[entry.subject], entry, fact)
+            case Decided():
+                decisions[entry.subject] = Decision(entry.subject, entry.model, fact, entry.at, entry.now, entry.actor)
+            case Approved() | Rejected() | Started() | Ended() if entry.subject in decisions:
+                decisions[entry.subject] = _decision_after(decisions[entry.subject], entry, fact)
+            case Released():
+                releases.append(Change(fact, entry.at, entry.now))
+                retired = None
+            case Refused():
+                refusals.append((entry.now, fact))
+            case Frozen():
+                frozen = fact.reason
+            case Thawed():
+                frozen = None
+            case Retired():
+                retired = fact.reason
+            case _:
+                pass
+    return Record(
+        model,
+        tuple(incidents.values()),
+        tuple(decisions.values()),
+        tuple(releases),
+        tuple(refusals),
+        frozen,
+        retired,
+    )
+
+
+def _opened(entry: Entry, fact: Opened) -> Incident:
+    return Incident(
+        id=entry.subject,
+        model=entry.model,
+        cause=fact.cause,
+        title=fact.title,
+        severity=fact.severity,
+        detected_at=entry.at,
+        detected=entry.now,
+        began=fact.began,
+        first_bad_at=fact.first_bad_at,
+        windows=() if fact.window is None else (fact.window,),
+        evidence=fact.evidence,
+    )
+
+
+def _incident_after(one: Incident, entry: Entry, fact: Joined | Acknowledged | Mitigated | Resolved) -> Incident:
+    replace = msgspec.structs.replace
+    if isinstance(fact, Joined):
+        new = fact.window is not None and fact.window not in one.windows
+        return replace(
+            one,
+            severity=max(one.severity, fact.severity, key=SEVERITIES.index),
+            windows=(*one.windows, fact.window) if new and fact.window is not None else one.windows,
+            evidence=fact.evidence or one.evidence,
+            times_found=one.times_found + 1,
+        )
+    if isinstance(fact, Acknowledged):
+        return replace(one, acknowledged_at=entry.at, acknowledged_by=entry.actor)
+    if isinstance(fact, Mitigated):
+        return one if one.mitigated_at else replace(one, mitigated_at=entry.at, mitigated_by=fact.how)
+    return replace(one, resolved_at=entry.at, resolved=entry.now, resolution=fact.reason)
+
+
+def _decision_after(one: Decision, entry: Entry, fact: Approved | Rejected | Started | Ended) -> Decision:
+    replace = msgspec.structs.replace
+    if isinstance(fact, Approved):
+        return replace(one, approved_by=entry.actor, answer=fact.reason)
+    if isinstance(fact, Rejected):
+        return replace(one, rejected_by=entry.actor, answer=fact.reason)
+    if isinstance(fact, Started):
+        runs = (*one.runs, fact.run) if fact.run and fact.run not in one.runs else one.runs
+        return replace(one, attempts=fact.attempt, runs=runs, running=True, outcome=None)
+    runs = (*one.runs, fact.run) if fact.run and fact.run not in one.runs else one.runs
+    return replace(
+        one,
+        outcome=fact.outcome,
+        detail=fact.detail,
+        running=False,
+        runs=runs,
+        ended_at=entry.at,
+        attempts=fact.attempt,
+    )
