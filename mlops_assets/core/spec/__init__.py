@@ -8,11 +8,12 @@ from mlops_assets.core.spec.gates import BaselineGate, ChampionGate, EvaluationS
 from mlops_assets.core.spec.model import ModelSpec
 from mlops_assets.core.spec.monitoring import ConfirmSpec, MonitoringSpec
 from mlops_assets.core.spec.release import ReleaseSpec
-from mlops_assets.core.spec.response import ResponseSpec
+from mlops_assets.core.spec.response import ActionModes, FeedSpec, ResponseSpec, ServiceLimits
 from mlops_assets.core.spec.training import StepSpec, TrainingSpec
 from mlops_assets.core.spec.values import AwareDatetime, Duration, format_duration, import_object
 
 __all__ = [
+    "ActionModes",
     "AwareDatetime",
     "BaselineGate",
     "ChampionGate",
@@ -20,6 +21,7 @@ __all__ = [
     "Duration",
     "EvaluationSpec",
     "FeatureSpec",
+    "FeedSpec",
     "GateSpec",
     "ImputationSpec",
     "LabelSpec",
@@ -30,6 +32,7 @@ __all__ = [
     "QualitySpec",
     "ReleaseSpec",
     "ResponseSpec",
+    "ServiceLimits",
     "SourceSpec",
     "StepSpec",
     "TrainingSpec",

@@ -61,6 +61,7 @@ class FeatureSpec(Declaration):
     domain: Literal["open", "closed"] = Field("open", description="closed: offline, a row outside goes to quarantine")
     nullable: bool = True
     impute: NumberStrategy | CategoryStrategy | None = Field(None, description="overrides the model's strategy")
+    feed: str | None = Field(None, description="one of the declared feeds; what breaks together is one incident")
 
     @property
     def is_category(self) -> bool:

@@ -12,7 +12,7 @@ from mlops_assets.core.spec.declaration import Declaration, mistake
 from mlops_assets.core.spec.gates import ChampionGate, EvaluationSpec, GateSpec, LatencyGate, LimitGate
 from mlops_assets.core.spec.monitoring import MonitoringSpec
 from mlops_assets.core.spec.release import ReleaseSpec
-from mlops_assets.core.spec.response import ResponseSpec
+from mlops_assets.core.spec.response import FeedSpec, ResponseSpec
 from mlops_assets.core.spec.training import TrainingSpec
 from mlops_assets.core.spec.values import AwareDatetime, Identifier, import_object
 
@@ -40,6 +40,7 @@ class ModelSpec(Declaration):
     release: ReleaseSpec = ReleaseSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
     response: ResponseSpec = ResponseSpec()
+    feeds: dict[Identifier, FeedSpec] = Field({}, description="where features come from, by the name that they give")
 
     @property
     def headline_loss(self) -> str:
@@ -57,6 +58,10 @@ class ModelSpec(Declaration):
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    def feed_of(self, feature: str) -> str:
+        """Name of the feed that a feature comes from: the declared one, else the feature's own."""
+        return self.feature(feature).feed or feature
 
     def feature(self, name: str) -> FeatureSpec:
         return next(feature for feature in self.features if feature.name == name)
@@ -99,6 +104,17 @@ class ModelSpec(Declaration):
                     ("evaluation", "slices", position),
                     f"{name!r} is no feature: choose from {', '.join(self.feature_names)}",
                     name,
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _feeds_are_declared(self) -> Self:
+        for position, feature in enumerate(self.features):
+            if feature.feed is not None and feature.feed not in self.feeds:
+                raise mistake(
+                    ("features", position, "feed"),
+                    f"{feature.feed!r} is none of the declared feeds: {', '.join(self.feeds) or 'there are none'}",
+                    feature.feed,
                 )
         return self
 
