@@ -3,6 +3,7 @@
 import dagster as dg
 import pandas as pd
 
+from mlops_assets.assets.checks import check_specs, found
 from mlops_assets.assets.frames import records_table
 from mlops_assets.assets.freshness import freshness_of
 from mlops_assets.assets.numbers import VERDICT_LEVEL, plotted
@@ -33,16 +34,15 @@ def data_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         partitions_def=partitions_of(spec),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=freshness_of(spec),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "enough_rows", asset=key, description="The newest window has the rows that a verdict needs."
-            ),
-            dg.AssetCheckSpec(
-                "feeds_are_sound", asset=key, description="No feature is missing, stuck or in another unit."
-            ),
-            dg.AssetCheckSpec("volume", asset=key, description="As many rows came as are usual for such a window."),
-            dg.AssetCheckSpec("drift", asset=key, description="No feature that the model leans on has drifted far."),
-        ],
+        check_specs=check_specs(
+            key,
+            {
+                "enough_rows": "The newest window has the rows that a verdict needs.",
+                "feeds_are_sound": "No feature is missing, stuck or in another unit.",
+                "volume": "As many rows came as are usual for such a window.",
+                "drift": "No feature that the model leans on has drifted far.",
+            },
+        ),
     )
     def data_health(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
         monitor = Monitor(spec, stores.open())
@@ -54,9 +54,26 @@ def data_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             metadata = _metadata(look, _pictures(monitor, look) if drawn else {})
             context.add_asset_metadata(metadata, asset_key=key, partition_key=window)
             before = verdict
-        return dg.MaterializeResult(check_results=_checks(monitor.newest_data_health()))
+        return dg.MaterializeResult(check_results=data_checks(monitor.newest_data_health()))
 
     return data_health
+
+
+def data_checks(newest: DataHealth | None) -> list[dg.AssetCheckResult]:
+    """What the newest window says; late labels of an old one do not bring it back into the light."""
+    if newest is None:
+        return [found(name, True, "no window yet") for name in ("enough_rows", "feeds_are_sound", "volume", "drift")]
+    there, report = newest.verdict not in ("insufficient data", "failed") or bool(newest.broken), newest.drift
+    about = f"{newest.window}: "
+    why = about + "; ".join(newest.reasons)
+    return [
+        found("enough_rows", there, about + f"{newest.rows} rows"),
+        found("feeds_are_sound", not newest.broken, why if newest.broken else about + "sound", is_grave=True),
+        found(
+            "volume", report is None or not report.volume.alarm, about + (report.volume.reason if report else "no rows")
+        ),
+        found("drift", not newest.drifted, why if newest.drifted else about + "none that weighs"),
+    ]
 
 
 def _metadata(look: Look, pictures: dict[str, dg.MetadataValue]) -> dict[str, dg.MetadataValue]:
@@ -114,31 +131,3 @@ def _pictures(monitor: Monitor, look: Look) -> dict[str, dg.MetadataValue]:
         "now_and_reference": as_markdown("distribution", png(now)),
         "missing_by_window": as_markdown("missing", png(missing)),
     }
-
-
-def _checks(newest: DataHealth | None) -> list[dg.AssetCheckResult]:
-    """What the newest window says; late labels of an old one do not bring it back into the light."""
-    if newest is None:
-        return [_check(name, True, "no window yet") for name in ("enough_rows", "feeds_are_sound", "volume", "drift")]
-    there, report = newest.verdict not in ("insufficient data", "failed") or bool(newest.broken), newest.drift
-    about = f"{newest.window}: "
-    why = about + "; ".join(newest.reasons)
-    weighty = [one for one in newest.culprits if one not in newest.broken]
-    return [
-        _check("enough_rows", there, about + f"{newest.rows} rows"),
-        _check(
-            "feeds_are_sound", not newest.broken, why if newest.broken else about + "sound", dg.AssetCheckSeverity.ERROR
-        ),
-        _check(
-            "volume", report is None or not report.volume.alarm, about + (report.volume.reason if report else "no rows")
-        ),
-        _check(
-            "drift", not (weighty and newest.verdict == "degrading"), why if weighty else about + "none that weighs"
-        ),
-    ]
-
-
-def _check(
-    name: str, passed: bool, why: str, severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
-) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(check_name=name, passed=passed, severity=severity, description=why)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from mlops_assets.assets.checks import check_specs, found
 from mlops_assets.assets.numbers import plotted
 from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.core.live_traffic import LiveWindow
@@ -28,19 +29,14 @@ def live_traffic_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         partitions_def=partitions_of(spec),
         backfill_policy=dg.BackfillPolicy.single_run(),
         retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "readable",
-                asset=key,
-                description="Since the newest window began nothing was put aside that cannot be read or belongs to no window.",
-            ),
-            dg.AssetCheckSpec("traffic_arrives", asset=key, description="In the newest window requests were answered."),
-            dg.AssetCheckSpec(
-                MONITOR_IS_ALIVE,
-                asset=key,
-                description="What comes in is looked at, and traffic and labels go on coming. A sensor reports every change.",
-            ),
-        ],
+        check_specs=check_specs(
+            key,
+            {
+                "readable": "Since the newest window began nothing was put aside that cannot be read or belongs to no window.",
+                "traffic_arrives": "In the newest window requests were answered.",
+                MONITOR_IS_ALIVE: "What comes in is looked at, and traffic and labels go on coming. A sensor reports every change.",
+            },
+        ),
     )
     def live_traffic(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
         opened = stores.open()
@@ -80,14 +76,8 @@ def _metadata(about: LiveWindow, path: str) -> dict[str, dg.MetadataValue]:
 def _readable(spec: ModelSpec, stores: Stores, newest: LiveWindow | None) -> dg.AssetCheckResult:
     kept = quarantined_since(spec, stores, None if newest is None else newest.first_served_at)
     reasons = kept["reason"].value_counts()
-    return dg.AssetCheckResult(
-        check_name="readable",
-        passed=kept.empty,
-        severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(f"{count} put aside: {reason}" for reason, count in reasons.head(5).items())
-        or "nothing was put aside",
-        metadata={"quarantined": len(kept)},
-    )
+    words = "; ".join(f"{count} put aside: {reason}" for reason, count in reasons.head(5).items())
+    return found("readable", kept.empty, words or "nothing was put aside", metadata={"quarantined": len(kept)})
 
 
 def _traffic_arrives(newest: LiveWindow | None) -> dg.AssetCheckResult:
@@ -97,21 +87,11 @@ def _traffic_arrives(newest: LiveWindow | None) -> dg.AssetCheckResult:
         if newest is None
         else f"{answered} of {rows} requests in {newest.window} were answered"
     )
-    return dg.AssetCheckResult(
-        check_name="traffic_arrives",
-        passed=answered > 0,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=where,
-        metadata={"answered": answered, "rows": rows},
-    )
+    return found("traffic_arrives", answered > 0, where, metadata={"answered": answered, "rows": rows})
 
 
 def _monitor_is_alive(spec: ModelSpec, stores: Stores) -> dg.AssetCheckResult:
     signs = watch_monitor(spec, stores, datetime.now(UTC))
-    return dg.AssetCheckResult(
-        check_name=MONITOR_IS_ALIVE,
-        passed=not signs,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=told(signs),
-        metadata={"signs": ", ".join(sign.trouble for sign in signs)},
+    return found(
+        MONITOR_IS_ALIVE, not signs, told(signs), metadata={"signs": ", ".join(sign.trouble for sign in signs)}
     )

@@ -1,14 +1,17 @@
 """`model_health`: how good each window's answers were, or are thought to be while their labels are not known."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 import pandas as pd
 
+from mlops_assets.assets.checks import check_specs, found
 from mlops_assets.assets.frames import records_table
 from mlops_assets.assets.freshness import freshness_of
 from mlops_assets.assets.numbers import VERDICT_LEVEL, plotted
 from mlops_assets.assets.partitions import partitions_of
 from mlops_assets.assets.pictures import as_markdown, is_worth_pictures, png
-from mlops_assets.core.monitoring.health import ModelHealth
+from mlops_assets.core.monitoring.health import ModelHealth, judge_service
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.health_figures import performance_figure
 from mlops_assets.operations.monitor import Monitor
@@ -32,15 +35,14 @@ def model_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         partitions_def=partitions_of(spec),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=freshness_of(spec),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "performance",
-                asset=key,
-                description="The newest window with labels is as good as its inputs let expect.",
-            ),
-            dg.AssetCheckSpec("labels_arrive", asset=key, description="Answers whose labels are due have them."),
-            dg.AssetCheckSpec("service", asset=key, description="Requests of the newest window were answered."),
-        ],
+        check_specs=check_specs(
+            key,
+            {
+                "performance": "The newest window with labels is as good as its inputs let expect.",
+                "labels_arrive": "Answers whose labels are due have them.",
+                "service": "Requests of the newest window were valid and were answered, but for a few.",
+            },
+        ),
     )
     def model_health(context: dg.AssetExecutionContext, stores: StoresResource) -> dg.MaterializeResult:
         opened = stores.open()
@@ -59,16 +61,54 @@ def model_health_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             metadata = _metadata(spec, health, shown)
             context.add_asset_metadata(metadata, asset_key=key, partition_key=window)
             before = health.verdict
-        return dg.MaterializeResult(check_results=_checks(spec, monitor))
+        return dg.MaterializeResult(check_results=model_checks(spec, monitor.newest_model_health(SHOWN_WINDOWS)))
 
     return model_health
+
+
+def model_checks(spec: ModelSpec, history: Sequence[ModelHealth]) -> list[dg.AssetCheckResult]:
+    """What the newest windows say, given oldest first; late labels of an old one do not bring it back into the light."""
+    if not history:
+        return [found(name, True, "no window yet") for name in ("performance", "labels_arrive", "service")]
+    judged = next((one for one in reversed(history) if one.performance is not None), history[-1])
+    due = [one for one in history if one.cohort.is_matured]
+    dry = bool(due) and due[-1].cohort.coverage < spec.monitoring.min_coverage
+    return [
+        found(
+            "performance",
+            not judged.decayed,
+            f"{judged.window}: {judged.reasons[0]}",
+            is_grave=judged.verdict in ("unhealthy", "failed"),
+        ),
+        found(
+            "labels_arrive",
+            not dry,
+            f"{due[-1].window}: {due[-1].cohort.labelled} of {due[-1].cohort.answered} answers have a label"
+            if due
+            else "no label is due yet",
+        ),
+        _service_check(history[-1]),
+    ]
+
+
+def _service_check(newest: ModelHealth) -> dg.AssetCheckResult:
+    service, troubles = newest.service, judge_service(newest.service)
+    counts = (
+        f"of {service.requests} requests {service.refused} were not valid, {service.failed} failed and {service.shed} were turned "
+        "away"
+    )
+    return found(
+        "service",
+        not troubles,
+        f"{newest.window}: " + ("; ".join(why for _, why in troubles) or counts),
+        is_grave=any(verdict == "failed" for verdict, _ in troubles),
+    )
 
 
 def _metadata(spec: ModelSpec, health: ModelHealth, shown: dict[str, dg.MetadataValue]) -> dict[str, dg.MetadataValue]:
     cohort, service, report = health.cohort, health.service, health.performance
     numbers: dict[str, float | None] = {
         "verdict_level": VERDICT_LEVEL[health.verdict],
-        "answered": cohort.answered,
         "label_coverage": cohort.coverage,
         **{name: health.realised.get(name) for name in _shown(spec)},
         f"expected_{spec.headline_loss}": None if report is None else report.expected,
@@ -76,6 +116,7 @@ def _metadata(spec: ModelSpec, health: ModelHealth, shown: dict[str, dg.Metadata
         "decayed": None if report is None else int(health.decayed),
         **{f"estimated_{name}": health.estimated[name].value for name in _shown(spec) if name in health.estimated},
         "mean_score": None if health.scores is None else health.scores.mean,
+        "refused_requests": service.refused,
         "failed_requests": service.failed,
         "shed_requests": service.shed,
         "latency_p99_ms": service.latency_p99_ms,
@@ -110,40 +151,3 @@ def _metrics(health: ModelHealth) -> pd.DataFrame:
             )
         )
     return pd.DataFrame(rows, columns=["metric", "held_out", "realised", "estimated", "std_error"])
-
-
-def _checks(spec: ModelSpec, monitor: Monitor) -> list[dg.AssetCheckResult]:
-    """What the newest windows say; late labels of an old one do not bring it back into the light."""
-    history = monitor.newest_model_health(SHOWN_WINDOWS)
-    if not history:
-        return [
-            dg.AssetCheckResult(check_name=name, passed=True, description="no window yet")
-            for name in ("performance", "labels_arrive", "service")
-        ]
-    judged = next((one for one in reversed(history) if one.performance is not None), history[-1])
-    due = [one for one in history if one.cohort.is_matured]
-    dry = bool(due) and due[-1].cohort.coverage < spec.monitoring.min_coverage
-    newest, severity = history[-1], dg.AssetCheckSeverity
-    return [
-        dg.AssetCheckResult(
-            check_name="performance",
-            passed=not judged.decayed,
-            severity=severity.ERROR if judged.verdict in ("unhealthy", "failed") else severity.WARN,
-            description=f"{judged.window}: {judged.reasons[0]}",
-        ),
-        dg.AssetCheckResult(
-            check_name="labels_arrive",
-            passed=not dry,
-            severity=severity.WARN,
-            description=f"{due[-1].window}: {due[-1].cohort.labelled} of {due[-1].cohort.answered} answers have a label"
-            if due
-            else "no label is due yet",
-        ),
-        dg.AssetCheckResult(
-            check_name="service",
-            passed=not newest.service.failed and not newest.service.shed,
-            severity=severity.ERROR if newest.verdict == "failed" else severity.WARN,
-            description=f"{newest.window}: {newest.service.failed} of {newest.service.requests} requests failed, "
-            f"{newest.service.shed} were turned away",
-        ),
-    ]

@@ -103,6 +103,7 @@ class Monitor(Readings):
             unseen=unseen,
             confidence="" if report is None else report.confidence,
             drift=report,
+            drifted=verdict.drifted,
         )
         self.stores.lake.write_document(self.spec.name, f"{DATA_HEALTH}/{window}", health)
         return Look(health, profile, reference)

@@ -106,6 +106,7 @@ def health_windows(
                 unseen={"dest": ("ZZ1", "ZZ2")} if number >= broken_from else {},
                 confidence=report.confidence,
                 drift=report if report.enough else None,
+                drifted=judged.drifted,
             )
         )
     return profiles, history

@@ -123,7 +123,7 @@ def test_the_page_tells_why(data: list[DataHealth], model: list[ModelHealth]):
     for words in (
         "290 of 300 answers",
         "version 2 would not have been better",
-        "312",
+        "312 3 7 5",
         "0.42",
         "roc_auc",
         "delay, version 3",

@@ -32,7 +32,7 @@ class DataHealth(msgspec.Struct, frozen=True):
 
     `culprits` are the features behind the verdict, the most important first, `broken` those whose feed is to be suspected.
     `unseen` names the categories that no reference row has, by feature, the most frequent first. `drift` is None where there
-    are too few rows.
+    are too few rows. `drifted` are the culprits whose drift is grave and on which the model leans.
     """
 
     model: str
@@ -49,6 +49,7 @@ class DataHealth(msgspec.Struct, frozen=True):
     unseen: dict[str, tuple[str, ...]]
     confidence: str
     drift: DriftReport | None
+    drifted: tuple[str, ...] = ()
 
 
 class Cohort(msgspec.Struct, frozen=True):
@@ -139,12 +140,16 @@ class ModelHealth(msgspec.Struct, frozen=True):
 
 
 class DataVerdict(msgspec.Struct, frozen=True):
-    """The verdict on a window's data with its reasons, the features behind it, and those whose feed is broken."""
+    """The verdict on a window's data with its reasons and the features behind it.
+
+    Of the `culprits`, `broken` are those whose feed is to be suspected, `drifted` those whose drift is grave and weighs.
+    """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     culprits: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    drifted: tuple[str, ...] = ()
 
 
 def judge_data(
@@ -188,12 +193,14 @@ def judge_data(
     broken = tuple(one for one in report.features if _is_broken(spec, one, impossible.get(one.feature, 0.0)))
     names = {one.feature for one in broken}
     worth = 1 / (2 * max(len(report.features), 1))
-    drifted = tuple(
+    weighty = tuple(
         one
         for one in report.features
-        if one.alarm and one.feature not in names and one.severity in ("warning", "critical")
+        if one.alarm
+        and one.feature not in names
+        and one.severity in ("warning", "critical")
+        and one.importance >= worth
     )
-    weighty = tuple(one for one in drifted if one.importance >= worth)
     reasons = [_why_broken(spec, one, impossible.get(one.feature, 0.0)) for one in broken] + [
         one.reason for one in weighty
     ]
@@ -210,7 +217,13 @@ def judge_data(
         reasons.append("the data are those of the reference" if not minor else _of_little_weight(minor))
     elif minor:
         reasons.append(_of_little_weight(minor))
-    return DataVerdict(verdict, tuple(reasons), culprits, tuple(one.feature for one in broken))
+    return DataVerdict(
+        verdict,
+        tuple(reasons),
+        culprits,
+        broken=tuple(one.feature for one in broken),
+        drifted=tuple(one.feature for one in weighty),
+    )
 
 
 def _without_rows(requests: int, expected: float | None) -> DataVerdict:
@@ -273,7 +286,7 @@ def judge_model(spec: ModelSpec, evidence: Evidence) -> tuple[Verdict, tuple[str
     Labels decide where there are enough of them, the estimate where they are not due. Decay needs significance, the declared floor
     and the declared number of windows; where the loss has risen by five floors one window is enough.
     """
-    found = _of_service(evidence.service)
+    found = judge_service(evidence.service)
     if evidence.is_over:
         found += _of_performance(spec, evidence)
     elif evidence.cohort.answered:
@@ -284,12 +297,8 @@ def judge_model(spec: ModelSpec, evidence: Evidence) -> tuple[Verdict, tuple[str
     return found[0][0], tuple(reason for _, reason in found)
 
 
-def _rank(verdict: Verdict) -> float:
-    # too little to say weighs more than good news and less than any bad
-    return 0.5 if verdict == "insufficient data" else float(_BAD.index(verdict))
-
-
-def _of_service(service: ServiceRecord) -> list[tuple[Verdict, str]]:
+def judge_service(service: ServiceRecord) -> list[tuple[Verdict, str]]:
+    """What is wrong with the service, each with its reason: too many requests were not answered, or were not valid."""
     if not service.requests:
         return []
     found: list[tuple[Verdict, str]] = []
@@ -302,6 +311,11 @@ def _of_service(service: ServiceRecord) -> list[tuple[Verdict, str]]:
         what = f"{service.refused} of {service.requests} requests were not valid ({share:.1%}): has a caller changed what it sends?"
         found.append(("unhealthy" if share >= MOST_REQUESTS else "degrading", what))
     return found
+
+
+def _rank(verdict: Verdict) -> float:
+    # too little to say weighs more than good news and less than any bad
+    return 0.5 if verdict == "insufficient data" else float(_BAD.index(verdict))
 
 
 def _of_performance(spec: ModelSpec, evidence: Evidence) -> list[tuple[Verdict, str]]:

@@ -51,7 +51,7 @@ def changed(one: FeatureDrift, **changes: Any) -> FeatureDrift:
 
 def test_data_like_the_reference_are_healthy():
     verdict = judge_data(SPEC, 900, 900.0, report(SOUND, LIGHT))
-    assert (verdict.verdict, verdict.culprits) == ("healthy", ())
+    assert (verdict.verdict, verdict.culprits, verdict.drifted) == ("healthy", (), ())
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,17 @@ def test_drift_is_graded_by_what_the_model_leans_on():
     assert (light.verdict, light.culprits) == ("healthy", ("seats",))
     assert "little weight: seats" in light.reasons[0]
     assert judge_data(SPEC, 900, 900.0, report(changed(SOUND, severity="notice"))).verdict == "healthy"
+
+
+def test_what_has_drifted_is_told_apart_from_what_is_broken_and_what_weighs_little():
+    heavy = changed(SOUND, severity="critical", reason="temp is higher")
+    dead = changed(LIGHT, feature="wind", missing_rate=1.0, severity="critical", reason="wind is missing")
+    small = changed(LIGHT, severity="critical", reason="seats are more")
+    verdict = judge_data(SPEC, 900, 900.0, report(heavy, dead, small))
+    assert (verdict.verdict, verdict.broken, verdict.drifted) == ("unhealthy", ("wind",), ("temp",))
+    assert verdict.culprits == ("wind", "temp", "seats")
+    few = judge_data(SPEC, 450, 900.0, report(SOUND, small, volume=VolumeReport(450, 900.0, 0.5, True, "450 rows")))
+    assert (few.verdict, few.drifted) == ("degrading", ())
 
 
 def test_half_the_rows_are_too_few_once_the_window_is_over():
