@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mlops_assets
+from mlops_assets.cli_ledger import add_ledger_commands
 from mlops_assets.stores.home import Home
 
 app = typer.Typer(
@@ -312,6 +313,8 @@ def _time(moment: datetime | None) -> str:
 def _or_dash(value: object) -> str:
     return str(value) if value not in (None, "") else "-"
 
+
+add_ledger_commands(app)
 
 if __name__ == "__main__":
     app()

@@ -78,6 +78,13 @@ class Decided(msgspec.Struct, frozen=True, tag="decided"):
     policy: str = ""
     inputs: str = ""
 
+    @property
+    def asks_for_work(self) -> bool:
+        """Is there anything to be carried out? What the service does by itself, such as filling gaps, needs nobody."""
+        return self.action in ("retrain", "roll back", "fall back", "freeze") or (
+            self.action == "impute" and "masked" in self.details
+        )
+
 
 class Approved(msgspec.Struct, frozen=True, tag="approved"):
     """A person allows a decision to be carried out."""
@@ -239,7 +246,7 @@ class Decision(msgspec.Struct, frozen=True):
     def is_final(self) -> bool:
         """Is nothing left to be done about it?"""
         over = self.outcome is not None and self.outcome != "failed"
-        return over or self.rejected_by is not None or self.what.mode == "off"
+        return over or self.rejected_by is not None or self.what.mode == "off" or not self.what.asks_for_work
 
     @property
     def waits_for_approval(self) -> bool:
@@ -259,7 +266,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """All that the ledger knows of one model, oldest first."""
+    """All that the ledger knows of one model, oldest first. `frozen` and `retired` hold the reason, None where it is not so."""
 
     model: str
     incidents: tuple[Incident, ...] = ()
@@ -268,6 +275,8 @@ class Record(msgspec.Struct, frozen=True):
     refusals: tuple[tuple[datetime | None, Refused], ...] = ()
     frozen: str | None = None
     retired: str | None = None
+    frozen_at: datetime | None = None
+    thawed: datetime | None = None  # by the events' clock where it is known
 
     @property
     def open_incidents(self) -> tuple[Incident, ...]:
@@ -296,7 +305,7 @@ def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> 
     incidents = {one.id: one for one in before.incidents}
     decisions = {one.id: one for one in before.decisions}
     releases, refusals = list(before.releases), list(before.refusals)
-    frozen, retired = before.frozen, before.retired
+    frozen, retired, frozen_at, thawed = before.frozen, before.retired, before.frozen_at, before.thawed
     for entry in entries:
         fact = entry.fact
         match fact:
@@ -314,9 +323,9 @@ def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> 
             case Refused():
                 refusals.append((entry.now, fact))
             case Frozen():
-                frozen = fact.reason
+                frozen, frozen_at = fact.reason, frozen_at or entry.at
             case Thawed():
-                frozen = None
+                frozen, frozen_at, thawed = None, None, entry.now or entry.at
             case Retired():
                 retired = fact.reason
             case _:
@@ -329,6 +338,8 @@ def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> 
         tuple(refusals),
         frozen,
         retired,
+        frozen_at,
+        thawed,
     )
 
 

@@ -6,6 +6,8 @@ from functools import cached_property
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.lake import Lake
+from mlops_assets.stores.ledger import Ledger
+from mlops_assets.stores.outbox import Outbox
 from mlops_assets.stores.prediction_log import PredictionLog
 from mlops_assets.stores.registry import Registry
 from mlops_assets.stores.releases import ReleaseStore
@@ -41,3 +43,11 @@ class Stores:
     @cached_property
     def log(self) -> PredictionLog:
         return PredictionLog(self.home.prediction_log)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.home.ledger)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        return Outbox(self.ledger.database)

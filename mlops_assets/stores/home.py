@@ -6,6 +6,7 @@ from pathlib import Path
 
 ENVIRONMENT_VARIABLE = "MLOPS_HOME"
 DEFAULT = ".mlops"
+LEDGER_VARIABLE = "MLOPS_LEDGER_URL"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Home:
     @property
     def dagster(self) -> Path:
         return self.root / "dagster"
+
+    @property
+    def ledger(self) -> str:
+        """URL of the ledger's database: `$MLOPS_LEDGER_URL`, or an SQLite file in the folder."""
+        return os.environ.get(LEDGER_VARIABLE) or f"sqlite:///{self.root.absolute() / 'ledger.db'}"
 
     @property
     def service_address(self) -> Path:
