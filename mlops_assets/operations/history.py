@@ -1,16 +1,22 @@
-"""Reading what is known about a model's past: the declared source, and what the service has logged since."""
+"""Reading what is known about a model's past: the declared source, and what the service has answered since and was told of it."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlops_assets.core.history import AS_OF, DATA_HASH, hash_frame, known_at
-from mlops_assets.core.records import LabelRecord, PredictionRecord
+from mlops_assets.core.live_traffic import FEATURE, LABEL, TIME, combine, window_table
+from mlops_assets.core.monitoring.health import DataHealth
+from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.live_traffic import ingest
+from mlops_assets.operations.readings import DATA_HEALTH
 from mlops_assets.operations.stores import Stores
 from mlops_assets.sources.table import read_source
+from mlops_assets.stores.traffic import Kind, TrafficStore
 
 
 @dataclass(frozen=True)
@@ -25,79 +31,93 @@ class History:
 
 
 def read_history(spec: ModelSpec, stores: Stores, as_of: datetime | None = None) -> History:
-    """Source rows from before the model went live, and labelled logged rows from then on, as known at `as_of`.
+    """Source rows from before the model went live, and labelled answers from then on, as known at `as_of`.
+
+    What is sealed in the log is taken into the lake first. Bad rows are left out: of windows whose data failed all, and of features
+    whose feed was broken the values, as far as the monitors have found it.
 
     Parameters
     ----------
     as_of
-        Event time up to which anything may be known. Left out: the newest label observed in the log, else `live_from`.
+        Event time up to which anything may be known. Left out: the newest label observed, else `live_from`.
     """
-    logged = _LoggedRows.read(spec, stores)
-    as_of = as_of or logged.newest_label(spec)
+    ingest(stores, [spec])
+    logged = _Logged(spec, stores)
+    as_of = as_of or logged.newest_label()
     source = known_at(spec, read_source(spec.source), as_of, until=min(as_of, spec.live_from))
-    rows = logged.labelled(spec, as_of)
+    rows = logged.labelled(as_of)
     frame = pd.concat([source, rows], ignore_index=True) if len(rows) else source.reset_index(drop=True)
     data_hash = hash_frame(frame)
     frame.attrs = {AS_OF: as_of.isoformat(), DATA_HASH: data_hash}
     return History(frame, as_of, data_hash, len(source), len(rows))
 
 
-@dataclass(frozen=True)
-class _LoggedRows:
-    predictions: tuple[PredictionRecord, ...]
-    labels: tuple[LabelRecord, ...]
-    columns: dict[str, tuple[str, ...]]
+class _Logged:
+    """The answers in the lake, window by window."""
 
-    @classmethod
-    def read(cls, spec: ModelSpec, stores: Stores) -> "_LoggedRows":
-        predictions: dict[str, PredictionRecord] = {}
-        labels = []
-        columns: dict[str, tuple[str, ...]] = {}
-        for record in stores.log.records(spec.name):
-            if isinstance(record, LabelRecord):
-                if record.name == spec.label.column:
-                    labels.append(record)
-            elif record.role != "challenger" and record.status == 200 and not record.probe:
-                predictions.setdefault(record.id, record)
-                if record.bundle not in columns:
-                    contract = stores.bundles.get(record.bundle).manifest.features
-                    columns[record.bundle] = tuple(feature.name for feature in contract)
-        return cls(tuple(predictions.values()), tuple(labels), columns)
+    def __init__(self, spec: ModelSpec, stores: Stores) -> None:
+        self._spec, self._stores = spec, stores
+        self._traffic = TrafficStore(stores.lake, spec.name)
+        self._windows = sorted(key for key, one in self._traffic.contents().items() if one.predictions)
 
-    def newest_label(self, spec: ModelSpec) -> datetime:
-        newest = max((label.observed_at for label in self.labels), default=spec.live_from)
-        return max(spec.live_from, min(newest, datetime.now(UTC)))
+    def newest_label(self) -> datetime:
+        spec = self._spec
+        moments = [
+            pc.max(table["observed_at"]).as_py()
+            for window in self._windows
+            for table in self._parts("labels", window, ["observed_at"])
+            if len(table)
+        ]
+        return max(spec.live_from, min(max(moments, default=spec.live_from), datetime.now(UTC)))
 
-    def labelled(self, spec: ModelSpec, as_of: datetime) -> pd.DataFrame:
-        """One row per answered event whose label was observed by `as_of`; of a question asked again, the last answer.
+    def labelled(self, as_of: datetime) -> pd.DataFrame:
+        """One row per answered event whose label was observed by `as_of`; of a question asked again, the last answer."""
+        spec, calendar = self._spec, Windows.of(self._spec)
+        found = [self._window(window, as_of) for window in self._windows if calendar.bounds(window)[0] < as_of]
+        filled = [frame for frame in found if len(frame)]
+        if not filled:
+            return pd.DataFrame()
+        frame = pd.concat(filled, ignore_index=True)
+        frame = frame.drop_duplicates([spec.entity_key, spec.event_time], keep="last")
+        return frame.reset_index(drop=True)
 
-        The highest revision of a label counts, and of equal ones the last received, whichever way it names the request.
-        """
-        by_id: dict[str, LabelRecord] = {}
-        by_event: dict[tuple[str | None, datetime | None], LabelRecord] = {}
-        for label in sorted((one for one in self.labels if one.observed_at <= as_of), key=_precedence):
-            if label.id is not None:
-                by_id[label.id] = label
-            else:
-                by_event[label.entity, label.event_time] = label
-        rows: dict[tuple[str, datetime], dict[str, Any]] = {}
-        for record in self.predictions:
-            named = by_id.get(record.id), by_event.get((record.entity, record.event_time))
-            truths = [label for label in named if label is not None]
-            if truths and spec.live_from <= record.event_time < as_of:
-                event = record.entity or record.id, record.event_time
-                rows[event] = self._row(spec, record, max(truths, key=_precedence))
-        return pd.DataFrame(list(rows.values()))
+    def _window(self, window: str, as_of: datetime) -> pd.DataFrame:
+        spec, health = self._spec, self._health(window)
+        labels = combine(self._parts("labels", window), LABEL)
+        labels = labels.filter(pc.less_equal(labels["observed_at"], pa.scalar(as_of, TIME)))
+        if not len(labels) or (health is not None and health.verdict == "failed"):
+            return pd.DataFrame()
+        table = window_table(spec, combine(self._parts("predictions", window)), labels)
+        counts = pc.and_(pc.equal(table["status"], 200), pc.not_equal(table["role"], "challenger"))
+        in_time = pc.and_(
+            pc.greater_equal(table["event_time"], pa.scalar(spec.live_from, TIME)),
+            pc.less(table["event_time"], pa.scalar(as_of, TIME)),
+        )
+        rows = table.filter(pc.and_(pc.and_(counts, in_time), pc.is_valid(table["label"]))).to_pandas()
+        return self._as_source(rows.drop_duplicates("id"), health)
 
-    def _row(self, spec: ModelSpec, record: PredictionRecord, label: LabelRecord) -> dict[str, Any]:
-        row: dict[str, Any] = dict(zip(self.columns[record.bundle], record.features, strict=True))
-        row[spec.entity_key] = record.entity or record.id
-        row[spec.event_time] = pd.Timestamp(record.event_time)
-        row[spec.label.column] = label.value
+    def _as_source(self, rows: pd.DataFrame, health: DataHealth | None) -> pd.DataFrame:
+        """Logged rows under the names of the source, without the values of features whose feed was broken."""
+        spec = self._spec
+        present = [name for name in spec.feature_names if f"{FEATURE}{name}" in rows]
+        frame = rows[[f"{FEATURE}{name}" for name in present]].set_axis(present, axis="columns")
+        for name in () if health is None else health.broken:
+            if name in frame:
+                frame[name] = pd.Series(None, index=frame.index, dtype=frame[name].dtype)
+        frame[spec.entity_key] = rows["entity"].fillna(rows["id"])
+        frame[spec.event_time] = rows["event_time"]
+        frame[spec.label.column] = rows["label"]
         if spec.label.observed_at is not None:
-            row[spec.label.observed_at] = pd.Timestamp(label.observed_at)
-        return row
+            frame[spec.label.observed_at] = rows["label_observed_at"]
+        return frame
 
+    def _health(self, window: str) -> DataHealth | None:
+        name = f"{DATA_HEALTH}/{window}"
+        if not self._stores.lake.has(self._spec.name, name):
+            return None
+        health: DataHealth = self._stores.lake.read_document(self._spec.name, name, DataHealth)
+        return health
 
-def _precedence(label: LabelRecord) -> tuple[int, datetime]:
-    return label.revision, label.received_at
+    def _parts(self, kind: Kind, window: str, columns: list[str] | None = None) -> list[pa.Table]:
+        names = self._traffic.parts(kind, window)
+        return [self._traffic.read_part(kind, window, name, columns) for name in names]

@@ -19,6 +19,7 @@ from mlops_assets.operations.supervise import running_service
 from mlops_assets.operations.trace import trace
 from mlops_assets.stores.home import Home
 from mlops_assets_tests.components.declarations import WINE_YAML, loaded, write_wine_table
+from mlops_assets_tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.bento]
 FEATURES = ["alcohol", "flavanoids", "proline", "hue", "cellar"]
@@ -50,7 +51,11 @@ def client(stores: Stores, yaml: str) -> Iterator[PredictionClient]:
     tags = list((stores.home.bentoml / "bentos" / "predictor").glob("*/bento.yaml"))
     assert len(tags) == 1
     target = bento_path(stores.home, f"predictor:{tags[0].parent.name}")
-    with running_service(stores.home, workers=2, target=target) as url, PredictionClient(url) as client:
+    short = {"MLOPS_LOG_SEGMENT_SECONDS": "2"}  # what is answered is soon sealed, and then read
+    with (
+        running_service(stores.home, workers=2, target=target, environment=short) as url,
+        PredictionClient(url) as client,
+    ):
         yield client
 
 
@@ -87,8 +92,8 @@ def test_labels_posted_come_back_as_training_rows(
     assert client.feedback("wine", labels) == 20
     (tmp_path / "defs.yaml").write_text(yaml)
     spec = declared_models(tmp_path)["wine"]
+    wait_until(lambda: read_history(spec, stores).logged_rows == 20, timeout_s=30)
     history = read_history(spec, stores)
-    assert history.logged_rows == 20
     logged = history.frame.tail(20)
     assert sorted(logged["bottle"]) == sorted(rows["bottle"].head(20))
     assert read_history(spec, stores, spec.live_from).logged_rows == 0

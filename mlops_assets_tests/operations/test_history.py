@@ -77,6 +77,7 @@ class Past:
 
     def read(self, hours: int | None = None, **changes: Any) -> History:
         """The history at `hours` after going live."""
+        self.log.seal()
         return read_history(self.spec(**changes), self.stores, None if hours is None else LIVE_FROM + hours * HOUR)
 
     def live(self, hours: int, **changes: Any) -> dict[str, Any]:
@@ -265,7 +266,7 @@ def test_the_same_past_has_the_same_hash_and_another_label_another(past: Past) -
 def test_an_event_that_is_asked_again_is_one_row_with_the_last_answer(past: Past) -> None:
     """Repeated requests once came back as repeated rows, which quarantined a retraining."""
     past.answered(1)
-    past.answered(1, id="again", features=(99.0, 100.0, True, None, "EWR"))
+    past.answered(1, id="again", served_at=LIVE_FROM + 2 * HOUR, features=(99.0, 100.0, True, None, "EWR"))
     past.labelled(1)
     past.labelled(1, id="again")
     history = past.read()
