@@ -21,7 +21,7 @@ from mlops_assets.core.monitoring.performance import SCALES, assess_performance
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.schema import validate
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.demo import DemoFailed, counted, require_nothing_later, run_lifecycle, run_monitoring
+from mlops_assets.demo import HEADLINE, DemoFailed, counted, require_nothing_later, run_lifecycle, run_monitoring
 from mlops_assets.operations.client import PredictionClient
 from mlops_assets.operations.live_traffic import live_windows
 from mlops_assets.operations.models import declared_models
@@ -39,7 +39,6 @@ SEAL_SECONDS = "2"
 PATIENCE_S = 60.0
 ALL_WINDOWS = 100_000
 CALM_YEARS, DAYS_A_YEAR, MOST_FALSE = 10, 306, 0.001
-HEADLINE = {"binary": ("brier", "roc_auc"), "multiclass": ("brier", "accuracy"), "regression": ("mae",)}
 WEATHER = {"temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"}
 
 
@@ -164,7 +163,7 @@ def _verdicts(spec: ModelSpec, stores: Stores) -> tuple[list[DataHealth], list[M
 
 def _show_months(out: Console, spec: ModelSpec, stores: Stores) -> None:
     data, model = _verdicts(spec, stores)
-    metrics = HEADLINE[spec.task]
+    metrics = tuple(dict.fromkeys((spec.headline_loss, HEADLINE[spec.task][0])))
     out.print(f"\n[bold]{spec.name}[/bold], mean of the windows by month")
     columns = ("month", "windows", *metrics, f"expected {spec.headline_loss}", "decayed", "model", "data")
     table = Table(*columns, "features that stood out", box=None, pad_edge=False)

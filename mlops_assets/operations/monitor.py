@@ -3,22 +3,21 @@
 How windows come about is told in `live_traffic.py`; the tests and the verdicts are those of `core/monitoring`.
 """
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from mlops_assets.core.evaluation import Interval, Judged, PairedComparison, point_metrics
-from mlops_assets.core.metrics import METRICS, Floats
-from mlops_assets.core.monitoring.counting import phase_angles
+from mlops_assets.core.evaluation import Judged, point_metrics
+from mlops_assets.core.metrics import Floats
 from mlops_assets.core.monitoring.drift import DriftReport
 from mlops_assets.core.monitoring.estimation import (
     MIN_REFIT_ROWS,
     CalibrationMap,
     Estimate,
+    compared_metric,
+    estimate_alarm,
     estimate_loss,
     estimate_performance,
     refit_calibration,
@@ -37,7 +36,8 @@ from mlops_assets.core.monitoring.health import (
 )
 from mlops_assets.core.monitoring.performance import PerformanceSums, assess_performance, sums_of
 from mlops_assets.core.monitoring.profile import WindowProfile, profile_frame
-from mlops_assets.core.monitoring.windows import WindowSize
+from mlops_assets.core.monitoring.rivals import compare_paired
+from mlops_assets.core.monitoring.volume import usual_rows
 from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import predict
@@ -45,9 +45,6 @@ from mlops_assets.operations.answers import Answers, Labelled, service_record
 from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH, Readings
 from mlops_assets.operations.reference import Reference, clusters_of, score_frame
 from mlops_assets.operations.window_data import WindowData
-
-_CHANCE = 0.001  # of calling an equally good former champion better
-_STANDARD_ERRORS = 3.0  # by which an estimate must be worse than the reference
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Monitor(Readings):
             impossible = data.impossible(reference.profile, profile)
         champion = reference or self.current_reference()
         begin, end = self.windows.bounds(window)
-        expected = None if champion is None else _usual_rows(champion, self.windows.size, begin)
+        expected = None if champion is None else usual_rows(champion.profile.blocks, self.windows.size, begin)
         verdict = judge_data(
             self.spec,
             answered.rows,
@@ -121,7 +118,7 @@ class Monitor(Readings):
         if reference is not None and len(answers.rows):
             calibration, how = self._calibration(window, answers.bundle, reference)
             estimated = self._estimate(answers, reference, calibration)
-            alarm = _estimate_alarm(spec, reference, estimated)
+            alarm = estimate_alarm(spec, reference.held_out.metrics, estimated)
             scores = self._score_shift(answers, reference)
             if cohort.is_covered(spec):
                 sums = self._sums(answers, labelled, reference)
@@ -134,7 +131,7 @@ class Monitor(Readings):
                     min_rows=spec.monitoring.min_rows,
                 )
                 former = self._former(answers, labelled, reference)
-        service = service_record(answers)
+        service, metric = service_record(answers), compared_metric(spec)
         before = earlier[-(spec.monitoring.confirm.of - 1) :] if spec.monitoring.confirm.of > 1 else ()
         begin, end = self.windows.bounds(window)
         evidence = Evidence(
@@ -142,7 +139,7 @@ class Monitor(Readings):
             service,
             report,
             sum(one.decayed for one in before),
-            reference is not None and _compared(spec) in estimated and _compared(spec) in reference.held_out.metrics,
+            reference is not None and metric in estimated and metric in reference.held_out.metrics,
             alarm,
             former,
             has_reference=reference is not None,
@@ -218,7 +215,7 @@ class Monitor(Readings):
         most = max(report.features, key=lambda one: (one.alarm, one.psi))
         return ScoreShift(
             mean=float(scores[most.feature].mean()),
-            reference_mean=_mean_of(reference, most.feature),
+            reference_mean=reference.score_profile.mean_of(most.feature),
             psi=most.psi,
             alarm=most.alarm,
             reason=most.reason,
@@ -239,7 +236,11 @@ class Monitor(Readings):
         output = self._ask_again(candidates[-1].bundle, answers.features[labelled.at])
         if output is None or output.shape != labelled.output.shape:
             return None
-        return Former(candidates[-1].version, *_paired(self.spec, labelled, output, reference))
+        baseline = reference.held_out.performance.baselines()[self.spec.headline_loss]
+        found = compare_paired(
+            self.spec, labelled.truth, output, labelled.output, overdispersion=baseline.overdispersion
+        )
+        return Former(candidates[-1].version, found.comparison, found.is_better)
 
     def _ask_again(self, bundle: str, features: pd.DataFrame) -> Floats | None:
         """What another version answers to logged rows; None where they lack a feature that it needs, or it is no longer stored."""
@@ -258,81 +259,3 @@ class Monitor(Readings):
 
 def _metrics(spec: ModelSpec, judged: Judged) -> dict[str, float]:
     return {name: value for name, value in point_metrics(spec, judged).items() if np.isfinite(value)}
-
-
-def _paired(spec: ModelSpec, labelled: Labelled, former: Floats, reference: Reference) -> tuple[PairedComparison, bool]:
-    """Two versions on the same rows, and whether the former is better: beyond chance (α = .001, one-sided) and by the floor.
-
-    Rows that share a day hang together, in differences as in losses: the variance is widened by what the reference shows.
-    """
-    metric, threshold = METRICS[spec.headline_loss], spec.evaluation.decision_threshold
-    assert metric.rows is not None
-    before = metric.rows(labelled.truth, former, threshold)
-    now = metric.rows(labelled.truth, labelled.output, threshold)
-    worse, rows = now - before, len(now)
-    overdispersion = reference.held_out.performance.baselines()[spec.headline_loss].overdispersion
-    error = float(worse.std(ddof=1)) * math.sqrt(overdispersion / rows)
-    rise, width = float(worse.mean()), float(stats.norm.isf(0.025)) * error
-    pair = PairedComparison(
-        spec.headline_loss,
-        rows,
-        float(before.mean()),
-        float(now.mean()),
-        Interval(rise, rise - width, rise + width),
-    )
-    beyond_chance = rise > float(stats.norm.isf(_CHANCE)) * error
-    return pair, beyond_chance and rise >= spec.monitoring.floor * float(before.mean())
-
-
-def _usual_rows(reference: Reference, size: WindowSize, begin: datetime) -> float | None:
-    """Median rows of the reference's windows at this hour of the week, or on this weekday; 0 where it is usually quiet then."""
-    blocks = [block for block in reference.profile.blocks if block.rows]
-    if not blocks:
-        return None
-    if size == "week":
-        return float(np.median([block.rows for block in blocks]))
-    moment = pd.Timestamp(begin) + pd.Timedelta(hours=0 if size == "hour" else 12)
-    phase = phase_angles(np.array([int(moment.timestamp()) // 3600]))[0]
-    means = np.array([block.phase / block.rows for block in blocks])
-    slot = slice(0, 4) if size == "hour" else slice(2, 4)
-    near = np.linalg.norm(means[:, slot] - phase[slot], axis=1)
-    same = (
-        0.13 if size == "hour" else 0.3
-    )  # half the way to the next hour, and less than that to the next day, on the unit circle
-    alike = [block.rows for block, distance in zip(blocks, near, strict=True) if distance < same]
-    weeks = len(blocks) / (168 if size == "hour" else 7)
-    return float(np.median(alike)) if len(alike) >= weeks / 2 and alike else 0.0
-
-
-def _mean_of(reference: Reference, name: str) -> float:
-    """Mean of a column of the reference, from the middles of its bins."""
-    profile = reference.score_profile
-    one = next(bins for bins in profile.binning.features if bins.name == name)
-    counts = profile.whole.counts[profile.binning.slice_of(name)][1:-2]
-    bounds = np.array([one.low, *one.edges, one.high])
-    middles = (bounds[1:] + bounds[:-1]) / 2
-    return float(np.average(middles, weights=counts)) if counts.sum() else float("nan")
-
-
-def _compared(spec: ModelSpec) -> str:
-    """The metric by which an estimate is held against the reference."""
-    return "mae" if spec.task == "regression" else "roc_auc"
-
-
-def _estimate_alarm(spec: ModelSpec, reference: Reference, estimated: dict[str, Estimate]) -> str | None:
-    """Why the estimate is worse than the reference, where it is so by the floor and beyond its error.
-
-    A classifier's expected loss moves with the base rate though nothing has decayed; what it can tell apart does not.
-    """
-    metric = _compared(spec)
-    if metric not in estimated or metric not in reference.held_out.metrics:
-        return None
-    estimate, known = estimated[metric], reference.held_out.metrics[metric]
-    worse = estimate.value - known if spec.task == "regression" else known - estimate.value
-    allowed = spec.monitoring.floor * (known if spec.task == "regression" else abs(known - 0.5))
-    if not worse > max(allowed, _STANDARD_ERRORS * estimate.standard_error):
-        return None
-    return (
-        f"without labels, {metric} is estimated at {estimate.value:.4g} ± {estimate.standard_error:.2g}; it was {known:.4g} on "
-        "held-out rows"
-    )

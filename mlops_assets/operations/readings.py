@@ -56,7 +56,8 @@ class Readings:
         self.spec, self.stores, self.windows = spec, stores, Windows.of(spec)
         self._references: dict[str, Reference | None] = {}
         self._answers: dict[str, Answers] = {}
-        self._labelled: dict[str, Labelled] = {}
+        self._walked: dict[str, Labelled] = {}
+        self._classes: dict[str, tuple[str | int, ...]] = {}
 
     def answers(self, window: str) -> Answers:
         """The rows of a window; of an empty one where no traffic came."""
@@ -104,13 +105,15 @@ class Readings:
 
     def labelled(self, window: str) -> Labelled:
         """The labelled answers of a window, of the version that answered most of it."""
-        if window not in self._labelled:
-            answers = self.answers(window)
-            classes = self.spec.label.classes or ()
-            if answers.bundle is not None and answers.bundle in self.stores.bundles:
-                classes = self.stores.bundles.get(answers.bundle).manifest.classes
-            self._labelled[window] = labelled_of(self.spec, answers.of_one_version(), classes)
-        return self._labelled[window]
+        answers = self.answers(window)
+        return labelled_of(self.spec, answers.of_one_version(), self._classes_of(answers.bundle))
+
+    def _classes_of(self, bundle: str | None) -> tuple[str | int, ...]:
+        if bundle is None or bundle not in self.stores.bundles:
+            return self.spec.label.classes or ()
+        if bundle not in self._classes:
+            self._classes[bundle] = self.stores.bundles.get(bundle).manifest.classes
+        return self._classes[bundle]
 
     def newest_event(self) -> datetime | None:
         """The newest event time, or moment of a label, in the windows that have enough rows to be believed."""
@@ -160,13 +163,15 @@ class Readings:
         begin, found = self.windows.bounds(window)[0], 0
         earliest = begin - self.spec.label.delay - _LOOK_BACK
         parts: list[Labelled] = []
+        walked: dict[str, Labelled] = {}
         for key in sorted((key for key in self._live if key < window), reverse=True):
             if found >= REFIT_ROWS or self.windows.bounds(key)[1] < earliest:
                 break
-            labelled = self.labelled(key)
-            if labelled.bundle == bundle:
-                parts.append(labelled.known_at(begin))
+            walked[key] = self._walked[key] if key in self._walked else self.labelled(key)
+            if walked[key].bundle == bundle:
+                parts.append(walked[key].known_at(begin))
                 found += len(parts[-1].truth)
+        self._walked = walked  # the next window looks no further back, and a year of hours is not held
         if not parts:
             return np.empty(0), np.empty((0, 2))
         parts.reverse()

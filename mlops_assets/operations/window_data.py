@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlops_assets.core.live_traffic import FEATURE
+from mlops_assets.core.monitoring.columns import arrow_numbers, read
 from mlops_assets.core.monitoring.profile import WindowProfile, profile_batches
 from mlops_assets.core.monitoring.reference import ReferenceProfile
 from mlops_assets.core.spec import ModelSpec
@@ -82,9 +83,17 @@ class WindowData:
             low = -inf if feature.minimum is None else feature.minimum
             high = inf if feature.maximum is None else feature.maximum
             if profile.minimum[place] < low or profile.maximum[place] > high:
-                values = self._values(feature.name).drop_null().to_numpy()
-                shares[feature.name] = float(np.mean((values < low) | (values > high)))
+                shares[feature.name] = self._share_outside(feature.name, low, high)
         return shares
+
+    def _share_outside(self, feature: str, low: float, high: float) -> float:
+        outside, there = 0, 0
+        for batch in self._answered_batches((FEATURE + feature,)):
+            # a column may hold text where the type of the feature has changed from one bundle to the next
+            values = read(arrow_numbers, _plain(batch.column(FEATURE + feature)), feature).values
+            outside += int(np.count_nonzero((values < low) | (values > high)))
+            there += int(np.count_nonzero(~np.isnan(values)))
+        return outside / there if there else 0.0
 
     def _values(self, feature: str) -> pa.ChunkedArray:
         column = FEATURE + feature

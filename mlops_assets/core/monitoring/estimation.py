@@ -14,10 +14,13 @@ from sklearn.isotonic import IsotonicRegression
 
 from mlops_assets.core.metrics import Floats, decide
 from mlops_assets.core.monitoring.outcomes import if_outcome, mean_and_variance
+from mlops_assets.core.spec import ModelSpec
 
 BLIND_SPOT = "an estimate sees changes of the inputs, not of what they mean: only labels show concept drift"
 REFIT_ROWS = 20_000
 MIN_REFIT_ROWS = 2_000
+_STANDARD_ERRORS = 3.0  # by which an estimate must be worse than the reference
+_NO_SKILL = 0.5  # area under the curve of answers that know nothing
 _EPS = 1e-6
 _MEANS = ("log_loss", "brier", "accuracy")
 _DECISIONS = ("precision", "recall", "f1")
@@ -236,3 +239,37 @@ def with_cluster_error(estimates: Mapping[str, Estimate], overdispersion: float)
     """The same estimates where rows hang together: errors grow by the root of the overdispersion seen in the reference."""
     factor = sqrt(max(1.0, overdispersion))
     return {name: Estimate(one.value, one.standard_error * factor) for name, one in estimates.items()}
+
+
+def compared_metric(spec: ModelSpec) -> str:
+    """The metric by which an estimate is held against the reference.
+
+    A classifier's expected loss moves with the base rate though nothing has decayed; what it can tell apart does not.
+    """
+    return "mae" if spec.task == "regression" else "roc_auc"
+
+
+def estimate_alarm(spec: ModelSpec, known: Mapping[str, float], estimated: Mapping[str, Estimate]) -> str | None:
+    """Why an estimate is worse than the reference; None where it is not, or where it cannot be compared.
+
+    Worse is what differs by the declared floor (of an error itself, of an area above chance) and by three standard errors.
+
+    Parameters
+    ----------
+    known
+        Metrics on the held-out rows, by name.
+    estimated
+        Estimates for a window, by name.
+    """
+    metric = compared_metric(spec)
+    if metric not in estimated or metric not in known:
+        return None
+    estimate, before = estimated[metric], known[metric]
+    worse = estimate.value - before if spec.task == "regression" else before - estimate.value
+    allowed = spec.monitoring.floor * (before if spec.task == "regression" else abs(before - _NO_SKILL))
+    if not worse > max(allowed, _STANDARD_ERRORS * estimate.standard_error):
+        return None
+    return (
+        f"without labels, {metric} is estimated at {estimate.value:.4g} ± {estimate.standard_error:.2g}; it was {before:.4g} on "
+        "held-out rows"
+    )

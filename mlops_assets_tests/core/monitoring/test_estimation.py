@@ -8,13 +8,17 @@ from mlops_assets.core.metrics import METRICS, Floats
 from mlops_assets.core.monitoring.estimation import (
     ESTIMATED,
     CalibrationMap,
+    Estimate,
     LossDispersion,
+    compared_metric,
+    estimate_alarm,
     estimate_loss,
     estimate_performance,
     fit_calibration,
     refit_calibration,
     with_cluster_error,
 )
+from mlops_assets_tests.core.examples import make_spec, numbers_spec
 
 
 def draw(output: Floats, random: np.random.Generator) -> Floats:
@@ -141,3 +145,32 @@ def test_the_expected_error_of_a_regression_comes_from_its_loss_model() -> None:
     wider = with_cluster_error({"mae": estimate}, 9.0)["mae"]
     assert wider.value == estimate.value
     assert wider.standard_error == pytest.approx(3 * estimate.standard_error)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "alarm"),
+    [(0.70, 0.01, True), (0.78, 0.001, False), (0.70, 0.04, False), (0.9, 0.01, False)],
+    ids=["worse", "within the floor", "within the error", "better"],
+)
+def test_an_estimate_is_worse_by_the_floor_and_beyond_its_error(value: float, error: float, alarm: bool) -> None:
+    spec, known = make_spec(), {"roc_auc": 0.8, "brier": 0.1}
+    assert spec.monitoring.floor == 0.1
+    estimated = {"roc_auc": Estimate(value, error), "brier": Estimate(9.0, 0.01)}
+    why = estimate_alarm(spec, known, estimated)
+    assert (why is not None) == alarm
+    if why is not None:
+        assert why == "without labels, roc_auc is estimated at 0.7 ± 0.01; it was 0.8 on held-out rows"
+
+
+def test_the_estimated_error_of_a_regression_is_worse_when_it_is_larger() -> None:
+    spec = numbers_spec("x")
+    assert (compared_metric(spec), compared_metric(make_spec())) == ("mae", "roc_auc")
+    assert estimate_alarm(spec, {"mae": 10.0}, {"mae": Estimate(11.5, 0.3)}) is not None
+    assert estimate_alarm(spec, {"mae": 10.0}, {"mae": Estimate(10.9, 0.01)}) is None
+    assert estimate_alarm(spec, {"mae": 10.0}, {"mae": Estimate(5.0, 0.01)}) is None
+
+
+@pytest.mark.parametrize(("known", "value"), [({}, 0.6), ({"roc_auc": 0.8}, None), ({"roc_auc": 0.8}, float("nan"))])
+def test_what_cannot_be_compared_is_no_alarm(known: dict[str, float], value: float | None) -> None:
+    estimated = {} if value is None else {"roc_auc": Estimate(value, 0.01)}
+    assert estimate_alarm(make_spec(), known, estimated) is None

@@ -74,6 +74,14 @@ def test_blocks_merge_from_the_newest_back():
         REFERENCE.merged(0)
 
 
+def test_the_mean_of_a_number_is_known_as_far_as_its_bins_tell():
+    frame = pd.DataFrame({"x": np.random.default_rng(1).normal(50, 15, 20_000), "empty": np.nan})
+    frame.loc[::10, "x"] = np.nan
+    reference = ReferenceProfile.of(frame, {"x": "number", "empty": "number"}, None, 100)
+    assert reference.mean_of("x") == pytest.approx(frame["x"].mean(), rel=0.01)
+    assert np.isnan(reference.mean_of("empty"))
+
+
 def test_importance_is_made_into_shares():
     assert REFERENCE.importance == dict.fromkeys(KINDS, pytest.approx(0.2))
     some = ReferenceProfile.of(FRAME, KINDS, None, 200, {"temp": 3, "carrier": 1, "wet": -0.1, "other": 9})
