@@ -291,12 +291,12 @@ def _judge_champion(gate: ChampionGate, evidence: Evidence) -> GateResult:
         return GateResult(gate.name, False, None, None, None, why)
     if comparison is None:
         return GateResult(gate.name, True, None, None, None, "no champion to compare with: this is the first model")
-    limit = gate.margin * abs(comparison.champion)
+    limit = 0.0 if gate.superior else gate.margin * abs(comparison.champion)
     why = (
         f"{gate.metric}: candidate {comparison.candidate:.5g}, champion {comparison.champion:.5g} on the same {comparison.rows} "
         f"rows; worse by {comparison.loss.value:.3g} ({comparison.loss.low:.3g} to {comparison.loss.high:.3g})"
     )
-    return _against(gate.name, False, comparison.loss.high, limit, why)
+    return _against(gate.name, False, comparison.loss.high, limit, why, strict=gate.superior)
 
 
 def _against(name: str, higher: bool, value: float, limit: float, why: str, *, strict: bool = False) -> GateResult:

@@ -12,6 +12,7 @@ from mlops_assets.core.live_traffic import FEATURE, LABEL, TIME, combine, window
 from mlops_assets.core.monitoring.health import DataHealth
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.training_request import TrainingRequest, blank, note
 from mlops_assets.operations.live_traffic import ingest
 from mlops_assets.operations.readings import DATA_HEALTH
 from mlops_assets.operations.stores import Stores
@@ -30,7 +31,9 @@ class History:
     logged_rows: int
 
 
-def read_history(spec: ModelSpec, stores: Stores, as_of: datetime | None = None) -> History:
+def read_history(
+    spec: ModelSpec, stores: Stores, as_of: datetime | None = None, request: TrainingRequest | None = None
+) -> History:
     """Source rows from before the model went live, and labelled answers from then on, as known at `as_of`.
 
     What is sealed in the log is taken into the lake first. Bad rows are left out: of windows whose data failed all, and of features
@@ -40,6 +43,13 @@ def read_history(spec: ModelSpec, stores: Stores, as_of: datetime | None = None)
     ----------
     as_of
         Event time up to which anything may be known. Left out: the newest label observed, else `live_from`.
+    request
+        What this training is asked to do otherwise; it goes on in the frame's `attrs`.
+
+    Raises
+    ------
+    ValueError
+        When the request leaves out what must be there.
     """
     ingest(stores, [spec])
     logged = _Logged(spec, stores)
@@ -47,8 +57,11 @@ def read_history(spec: ModelSpec, stores: Stores, as_of: datetime | None = None)
     source = known_at(spec, read_source(spec.source), as_of, until=min(as_of, spec.live_from))
     rows = logged.labelled(as_of)
     frame = pd.concat([source, rows], ignore_index=True) if len(rows) else source.reset_index(drop=True)
+    blank(spec, frame, () if request is None else request.without)
     data_hash = hash_frame(frame)
     frame.attrs = {AS_OF: as_of.isoformat(), DATA_HASH: data_hash}
+    if request is not None:
+        note(frame, request)
     return History(frame, as_of, data_hash, len(source), len(rows))
 
 

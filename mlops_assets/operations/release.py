@@ -132,13 +132,7 @@ def deploy(
         When the candidate did not pass, or what was released does not answer as it should.
     """
     require_verdict(candidate, evaluation)
-    fitted, rows = final
-    current = stores.releases.current(spec.name)
-    champion = None if current is None else stores.bundles.get(current.champion.bundle).manifest
-    files = _bundle_files(spec, fitted, rows)
-    is_new = current is None or champion is None or not _same_answers(champion, files, fitted)
-    plan = _new_plan(spec, stores, candidate, evaluation, final, files, decided_by) if is_new else current
-    assert plan is not None
+    plan, is_new = plan_release(spec, stores, candidate, evaluation, final, decided_by)
     bento = build_bento(stores.home, instead=plan)
     if is_new:
         _publish(stores, plan)
@@ -151,6 +145,27 @@ def deploy(
         ) from failure
     stores.registry.move_alias(spec.name, AliasMove("champion", plan.champion.version, plan.decided_at, plan.reason))
     return Released(plan, stores.bundles.get(plan.champion.bundle).manifest, is_new, bento, workers, smoke)
+
+
+def plan_release(
+    spec: ModelSpec,
+    stores: Stores,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    final: tuple[Fitted, TrainingRows],
+    decided_by: str,
+) -> tuple[ReleasePlan, bool]:
+    """The plan that would put the final fit into service, and whether it is a new one; nothing moves yet.
+
+    The final fit is registered and its bundle stored, unless the champion already is that very model.
+    """
+    fitted, rows = final
+    current = stores.releases.current(spec.name)
+    champion = None if current is None else stores.bundles.get(current.champion.bundle).manifest
+    files = _bundle_files(spec, fitted, rows)
+    if current is not None and champion is not None and _same_answers(champion, files, fitted):
+        return current, False
+    return _new_plan(spec, stores, candidate, evaluation, final, files, decided_by), True
 
 
 def _new_plan(

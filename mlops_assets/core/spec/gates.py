@@ -68,6 +68,7 @@ class ChampionGate(Declaration):
     kind: Literal["champion"]
     metric: str
     margin: float = Field(0.0, ge=0, lt=1, description="relative loss that is tolerated (non-inferiority)")
+    superior: bool = Field(False, description="the candidate must be better, with confidence; the margin is not used")
 
     @property
     def name(self) -> str:
@@ -76,6 +77,8 @@ class ChampionGate(Declaration):
     @property
     def rule(self) -> str:
         """What the gate asks for, in words."""
+        if self.superior:
+            return f"{self.metric} is better than the champion's on the same rows, with confidence."
         return f"{self.metric} is not worse than the champion's on the same rows by more than {self.margin:.1%}, with confidence."
 
 
