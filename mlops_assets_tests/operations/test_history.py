@@ -1,7 +1,7 @@
 """What a model's past is: the source before it went live, and afterwards the answers whose labels have come in."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,14 @@ import pandas as pd
 import pytest
 
 from mlops_assets.core.history import AS_OF, DATA_HASH
-from mlops_assets.core.manifest import FeatureContract
-from mlops_assets.core.records import LabelRecord, PredictionRecord
 from mlops_assets.core.schema import validate
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.history import History, read_history
-from mlops_assets.operations.stores import Stores
-from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import LogWriter
 from mlops_assets_tests.core.examples import LIVE_FROM, make_frame, make_spec
+from mlops_assets_tests.operations.traffic_examples import FEATURES, HOUR, Traffic
 from mlops_assets_tests.stores.test_bundles import FILES, MANIFEST
 
-HOUR = timedelta(hours=1)
-FEATURES = (
-    FeatureContract("temp", "number"),
-    FeatureContract("seats", "integer"),
-    FeatureContract("night", "boolean"),
-    FeatureContract("carrier", "category"),
-    FeatureContract("origin", "category"),
-)
 SOURCE_ROWS = 30
 
 
@@ -36,11 +25,10 @@ class Past:
     """A home with a source table whose rows reach over the time of going live, and a log to write to."""
 
     def __init__(self, folder: Path) -> None:
-        self.stores = Stores(Home(folder / "home"))
+        self.traffic = Traffic(folder / "home")
+        self.stores = self.traffic.stores
         self.table = folder / "flights.parquet"
         self.write_source()
-        manifest = msgspec.structs.replace(MANIFEST, model="delay", features=FEATURES)
-        self.bundle = self.stores.bundles.put(manifest, FILES)
         self.log = LogWriter(self.stores.home.prediction_log, "worker-1")
 
     def write_source(self, **columns: Any) -> None:
@@ -52,28 +40,11 @@ class Past:
 
     def answered(self, number: int, **changes: Any) -> None:
         """Request `r<number>` for entity `E<number>` at `number` hours after going live."""
-        at = LIVE_FROM + number * HOUR
-        record = PredictionRecord(
-            id=f"r{number}",
-            model="delay",
-            version=3,
-            bundle=self.bundle,
-            release=1,
-            rollout="r-1",
-            role="champion",
-            event_time=at,
-            served_at=at,
-            entity=f"E{number}",
-            features=(10.0 + number, 100.0, True, None, "EWR"),
-            output=(0.4, 0.6),
-        )
-        self.log.append([msgspec.structs.replace(record, **changes)])
+        self.log.append([self.traffic.prediction(number, **changes)])
 
     def labelled(self, number: int, value: Any = 1, observed: int | None = None, **changes: Any) -> None:
         """The label of request `r<number>`, observed at `observed` hours after going live, or an hour after the event."""
-        seen = LIVE_FROM + (number + 1 if observed is None else observed) * HOUR
-        record = LabelRecord("delay", "late", value, seen, seen, id=f"r{number}")
-        self.log.append([msgspec.structs.replace(record, **changes)])
+        self.log.append([self.traffic.label(number, value, observed, **changes)])
 
     def read(self, hours: int | None = None, **changes: Any) -> History:
         """The history at `hours` after going live."""

@@ -25,7 +25,7 @@ from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import LogWriter
-from mlops_assets_tests.serving.factory import publish
+from mlops_assets_tests.serving.factory import manifest_of, publish
 
 Task = Literal["binary", "multiclass", "regression"]
 
@@ -112,35 +112,9 @@ def watched_fit(task: Task = "binary", version: int = 1) -> Fit:
     split = split_training_rows(spec, rows, LIVE_FROM)
     plan, classes = make_plan(spec, split.fit), find_classes(spec, rows["outcome"])
     pipeline = fit_pipeline(spec, split.fit, plan, classes)
-    contract = make_contract(spec, rows)
-    npz, layout = compile_pipeline(pipeline, contract).to_files()
+    npz, layout = compile_pipeline(pipeline, make_contract(spec, rows)).to_files()
     files = {"scorer.npz": npz, "scorer.json": layout, "golden.json": b"[]"}
-    manifest = Manifest(
-        model=spec.name,
-        version=version,
-        task=task,
-        features=contract,
-        label="outcome",
-        classes=classes,
-        threshold=0.5,
-        imputation=plan,
-        entity_key=spec.entity_key,
-        event_time=spec.event_time,
-        as_of=LIVE_FROM,
-        training_start=BEGIN,
-        training_end=LIVE_FROM,
-        training_rows=len(rows),
-        data_hash="hash",
-        code_version="test",
-        libraries={},
-        metrics={},
-        mlflow_run="run",
-        dagster_run="run",
-        fallback_value=None,
-        uncompiled=None,
-        trusted_types=(),
-        files={},
-    )
+    manifest = manifest_of(spec, rows, plan, classes, version, BEGIN, LIVE_FROM)
     return Fit(spec, pipeline, manifest, {**files, **reference_files(spec, pipeline, plan, classes, split)})
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pandas as pd
 import skops.io
@@ -13,14 +14,14 @@ from sklearn.pipeline import Pipeline
 
 from mlops_assets.core.contract import make_contract
 from mlops_assets.core.imputation import make_plan
-from mlops_assets.core.manifest import FeatureContract, Manifest
+from mlops_assets.core.manifest import FeatureContract, ImputationPlan, Manifest
 from mlops_assets.core.rollout import Release, ReleasePlan
 from mlops_assets.core.scoring.compile import compile_pipeline
+from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import find_classes, fit_pipeline, predict
-from mlops_assets.serving.loader import scorer_of
-from mlops_assets.stores.bundles import Bundle, BundleStore
+from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.releases import ReleaseStore
 
@@ -124,22 +125,40 @@ def small_model(name: str = "delay", task: Task = "binary", version: int = 1, co
     classes = find_classes(spec, rows["outcome"])
     pipeline = fit_pipeline(spec, rows, plan, classes)
     fresh = small_rows(task, 400, seed=1000 + version)
-    contract = make_contract(spec, rows)
-    files, uncompiled, trusted = _compile(pipeline, contract) if compiled else _dump(pipeline)
-    manifest = Manifest(
-        model=name,
+    files, uncompiled, trusted = _compile(pipeline, make_contract(spec, rows)) if compiled else _dump(pipeline)
+    manifest = manifest_of(spec, rows, plan, classes, version, START, START + timedelta(days=59))
+    manifest = msgspec.structs.replace(manifest, threshold=0.4, uncompiled=uncompiled, trusted_types=trusted)
+    scorer = load_scorer(manifest, files)
+    golden = fresh[list(spec.feature_names)].tail(5).astype(object)
+    golden_rows = [[None if _missing(value) else value for value in row] for row in golden.itertuples(index=False)]
+    files["golden.json"] = GoldenRows.make(scorer, golden_rows).to_json()
+    return SmallModel(spec, pipeline, manifest, files, fresh)
+
+
+def manifest_of(
+    spec: ModelSpec,
+    rows: pd.DataFrame,
+    plan: ImputationPlan,
+    classes: tuple[str | int, ...],
+    version: int,
+    start: datetime,
+    end: datetime,
+) -> Manifest:
+    """What a training on these rows, from `start` to `end`, writes down of a compiled model."""
+    return Manifest(
+        model=spec.name,
         version=version,
-        task=task,
-        features=contract,
-        label="outcome",
+        task=spec.task,
+        features=make_contract(spec, rows),
+        label=spec.label.column,
         classes=classes,
-        threshold=0.4,
+        threshold=spec.evaluation.decision_threshold,
         imputation=plan,
         entity_key=spec.entity_key,
         event_time=spec.event_time,
-        as_of=START + timedelta(days=59),
-        training_start=START,
-        training_end=START + timedelta(days=59),
+        as_of=end,
+        training_start=start,
+        training_end=end,
         training_rows=len(rows),
         data_hash=f"hash-{version}",
         code_version="test",
@@ -148,15 +167,10 @@ def small_model(name: str = "delay", task: Task = "binary", version: int = 1, co
         mlflow_run="run",
         dagster_run="run",
         fallback_value=None,
-        uncompiled=uncompiled,
-        trusted_types=trusted,
+        uncompiled=None,
+        trusted_types=(),
         files={},
     )
-    scorer = scorer_of(Bundle("not stored yet", manifest, files))
-    golden = fresh[list(spec.feature_names)].tail(5).astype(object)
-    golden_rows = [[None if _missing(value) else value for value in row] for row in golden.itertuples(index=False)]
-    files["golden.json"] = GoldenRows.make(scorer, golden_rows).to_json()
-    return SmallModel(spec, pipeline, manifest, files, fresh)
 
 
 def release(
