@@ -1,6 +1,5 @@
 """Every record is in the table of its window once, with the label that counts, whatever happened on the way there."""
 
-import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,12 @@ from mlops_assets.operations.live_traffic import (
     ingest,
     live_window,
     live_windows,
-    quarantined_since,
     read_window,
-    stale_windows,
     window_path,
 )
-from mlops_assets.stores.prediction_log import LogError, LogWriter
+from mlops_assets.stores.prediction_log import LogWriter
 from mlops_assets_tests.core.examples import LIVE_FROM
-from mlops_assets_tests.operations.traffic_examples import DAY, FEATURES, HOUR, Traffic, window
+from mlops_assets_tests.operations.traffic_examples import FEATURES, HOUR, Traffic, window
 from mlops_assets_tests.stores.test_bundles import FILES, MANIFEST
 
 
@@ -208,114 +205,6 @@ def test_another_answer_is_another_row(traffic: Traffic, changes: dict[str, Any]
     assert len(traffic.read()) == 2
 
 
-# -- labels ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("by_event", [False, True])
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("together", [True, False])
-def test_a_label_may_come_before_its_prediction(traffic: Traffic, by_event: bool, order: int, together: bool) -> None:
-    label = traffic.label_by_event(30) if by_event else traffic.label(30)
-    for record in (label, traffic.prediction(30))[::order]:
-        traffic.segment(record)
-        if not together:
-            traffic.take()
-    traffic.take()
-    assert traffic.labels(1) == {"r30": 1.0}
-
-
-def test_a_label_waits_for_as_long_as_its_prediction_does_not_come(traffic: Traffic) -> None:
-    traffic.segment(traffic.prediction(1), traffic.label(2), traffic.label(3))
-    traffic.take()
-    traffic.segment(traffic.prediction(2))
-    traffic.take()
-    traffic.segment(traffic.label(3, 0, revision=1))
-    traffic.take()
-    traffic.segment(traffic.prediction(3))
-    traffic.take()
-    assert traffic.labels() == {"r2": 1.0, "r3": 0.0}
-    assert traffic.stores.lake.tables("delay", "traffic/unplaced") == ()
-
-
-@pytest.mark.parametrize("first_by_event", [False, True])
-@pytest.mark.parametrize("second_by_event", [False, True])
-@pytest.mark.parametrize("order", [1, -1])
-def test_the_highest_revision_counts_however_it_names_the_request(
-    traffic: Traffic, first_by_event: bool, second_by_event: bool, order: int
-) -> None:
-    first = (traffic.label_by_event if first_by_event else traffic.label)(1, 1)
-    second = (traffic.label_by_event if second_by_event else traffic.label)(1, 0, revision=1)
-    traffic.segment(traffic.prediction(1))
-    for label in (first, second)[::order]:
-        traffic.segment(label)
-        traffic.take()
-    assert traffic.labels() == {"r1": 0.0}
-    assert traffic.read()["label_revision"].tolist() == [1]
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_of_equal_revisions_the_last_received_counts(traffic: Traffic, order: int) -> None:
-    labels = [traffic.label(1, value, received_at=LIVE_FROM + (2 + value) * HOUR) for value in (1, 0)]
-    traffic.segment(traffic.prediction(1), *labels[::order])
-    traffic.take()
-    assert traffic.labels() == {"r1": 1.0}
-
-
-def test_a_label_goes_to_every_answer_of_its_request(traffic: Traffic) -> None:
-    traffic.segment(traffic.prediction(1), traffic.prediction(1, role="standby", version=2), traffic.label(1))
-    traffic.take()
-    assert traffic.read()["label"].tolist() == [1.0, 1.0]
-
-
-def test_a_label_by_event_is_for_that_entity_at_that_time(traffic: Traffic) -> None:
-    wrong_time = traffic.label_by_event(1, event_time=LIVE_FROM + 2 * HOUR)
-    traffic.segment(traffic.prediction(1), wrong_time, traffic.label_by_event(1, entity="E9"))
-    traffic.take()
-    assert traffic.labels() == {}
-    traffic.segment(traffic.label_by_event(1, 0))
-    traffic.take()
-    assert traffic.labels() == {"r1": 0.0}
-
-
-def test_a_request_without_entity_takes_no_label_by_event(traffic: Traffic) -> None:
-    traffic.segment(traffic.prediction(1, entity=None), traffic.label_by_event(1))
-    traffic.take()
-    assert traffic.labels() == {}
-
-
-def test_another_metric_is_kept_and_changes_no_window(traffic: Traffic) -> None:
-    traffic.segment(traffic.prediction(1))
-    traffic.take()
-    traffic.segment(traffic.label(1, 3.5, name="revenue"), traffic.label_by_event(1, "good", name="feeling"))
-    assert traffic.take() == {}
-    parts = traffic.stores.lake.tables("delay", f"traffic/metrics/{window(0)}")
-    kept = [
-        traffic.stores.lake.read_arrow("delay", f"traffic/metrics/{window(0)}/{part}").to_pylist() for part in parts
-    ]
-    assert {(one["name"], one["number"] or one["text"]) for [one] in kept} == {("revenue", 3.5), ("feeling", "good")}
-
-
-def test_labels_may_be_text(tmp_path: Path) -> None:
-    label = {"column": "late", "delay": "2h", "classes": ["early", "late", "on time"]}
-    traffic = Traffic(tmp_path, task="multiclass", label=label)
-    traffic.segment(traffic.prediction(1, output=(0.1, 0.2, 0.7)), traffic.prediction(30), traffic.label(1, "on time"))
-    traffic.take()
-    assert traffic.labels() == {"r1": "on time"}
-    assert traffic.read(1)["label"].isna().all()
-    assert [name for name in traffic.read(1) if name.startswith("output_")] == ["output_0", "output_1", "output_2"]
-
-
-def test_ids_of_the_service_and_of_callers_are_found_in_old_windows(traffic: Traffic) -> None:
-    own = str(uuid.UUID(int=(0x018DF000 << 96) | (7 << 76) | (2 << 62)))
-    traffic.segment(
-        traffic.prediction(1, id=own), traffic.prediction(2), traffic.prediction(60), traffic.prediction(90)
-    )
-    traffic.take()
-    traffic.segment(traffic.label(1, id=own), traffic.label(2, 0))
-    assert list(traffic.take()) == [window(0)]
-    assert traffic.labels() == {own: 1.0, "r2": 0.0}
-
-
 # -- features --------------------------------------------------------------------------------------------------------
 
 
@@ -354,99 +243,6 @@ def test_a_request_that_failed_is_a_row_without_features(traffic: Traffic) -> No
     row = traffic.read().iloc[0]
     assert (row["status"], row["error"]) == (422, "temp: expected a number")
     assert row[["feature.temp", "feature.origin", "output_0"]].isna().all()
-
-
-# -- what fits nowhere -----------------------------------------------------------------------------------------------
-
-
-def test_records_of_no_window_are_kept_aside_with_their_bytes(tmp_path: Path) -> None:
-    traffic = Traffic(tmp_path, monitoring={"until": "2024-03-05T00:00:00Z"})
-    early = traffic.prediction(1, -1)
-    late = traffic.prediction(2, 96)
-    ahead = traffic.prediction(3, event_time=LIVE_FROM + 40 * HOUR)
-    fine = traffic.prediction(4, 95, event_time=LIVE_FROM + 95.9 * HOUR)
-    lost = traffic.label_by_event(5, event_time=LIVE_FROM - DAY)
-    nobody = traffic.label(6, id=None)
-    traffic.segment(early, late, ahead, fine, lost, nobody)
-    assert ingest(traffic.stores, [traffic.spec])["delay"].quarantined == 5
-    traffic.take()
-    kept = quarantined_since(traffic.spec, traffic.stores)
-    assert [msgspec.msgpack.decode(one, type=type(early) | type(lost)) for one in kept["content"]] == [
-        early,
-        late,
-        ahead,
-        nobody,
-        lost,
-    ]
-    assert kept["reason"].tolist() == [
-        "its event time lies before the first window 2024-03-01",
-        "its event time lies after the end of the history, 2024-03-05 00:00:00+00:00",
-        "its event time lies more than one window ahead of the clock",
-        "names neither a prediction nor an entity and its event time",
-        "its event time lies before the first window 2024-03-01",
-    ]
-    assert list(live_windows(traffic.spec, traffic.stores)) == [window(3)]
-
-
-def test_a_row_dated_2099_makes_no_window(traffic: Traffic) -> None:
-    far = datetime(2099, 1, 1, tzinfo=UTC)
-    farthest = datetime(9999, 12, 31, tzinfo=UTC)
-    traffic.segment(
-        traffic.prediction(1),
-        traffic.prediction(2, event_time=far),
-        traffic.prediction(3, event_time=far, served_at=far),
-        traffic.prediction(4, event_time=farthest, served_at=farthest),
-        traffic.prediction(5, event_time=datetime(1, 1, 2, tzinfo=UTC)),
-    )
-    assert list(traffic.take()) == [window(0)]
-    assert len(quarantined_since(traffic.spec, traffic.stores)) == 4
-
-
-def test_damaged_bytes_are_kept_and_the_rest_is_read(traffic: Traffic) -> None:
-    path = traffic.segment(*[traffic.prediction(number) for number in range(1, 4)])
-    content = bytearray(path.read_bytes())
-    middle = content.index(b"r2")
-    content[middle] ^= 0xFF
-    path.write_bytes(content)
-    traffic.take()
-    assert traffic.read()["id"].tolist() == ["r1", "r3"]
-    kept = quarantined_since(traffic.spec, traffic.stores)
-    assert kept["segment"].tolist() == [path.name]
-    [damaged], [offset] = kept["content"], kept["offset"]
-    assert damaged == bytes(content[offset : offset + len(damaged)])
-    assert content[middle : middle + 2] in damaged
-    assert kept["at"].notna().all()
-
-
-def test_features_that_no_contract_names_are_kept_aside(traffic: Traffic) -> None:
-    traffic.segment(
-        traffic.prediction(1, bundle="sha256:" + "0" * 64),
-        traffic.prediction(2, features=(1.0, 2.0)),
-        traffic.prediction(3, features=("warm", 1.0, True, None, "EWR")),
-        traffic.prediction(4, features=(1.0, 1.0, True, None, 7.0)),
-        traffic.prediction(5),
-    )
-    traffic.take()
-    assert traffic.read()["id"].tolist() == ["r5"]
-    assert dict(zip(*quarantined_since(traffic.spec, traffic.stores)[["id", "reason"]].to_numpy().T, strict=True)) == {
-        "r1": f"bundle sha256:{'0' * 64} is not stored, so its features have no names",
-        "r2": "2 features where the bundle has 5",
-        "r3": "feature 'temp': 'warm' is no number",
-        "r4": "feature 'origin': 7.0 is no category",
-    }
-
-
-def test_a_segment_of_another_format_stops_no_other(traffic: Traffic) -> None:
-    path = traffic.segment(traffic.prediction(1))
-    content = bytearray(path.read_bytes())
-    content[8] = 99
-    path.write_bytes(content)
-    traffic.segment(traffic.prediction(2))
-    with pytest.raises(LogError, match="has format 99"):
-        ingest(traffic.stores, [traffic.spec])
-    for key in stale_windows(traffic.spec, traffic.stores):
-        compact(traffic.spec, traffic.stores, key)
-    assert traffic.read()["id"].tolist() == ["r2"]
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------
