@@ -18,18 +18,17 @@ from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.imputation import make_plan
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS
-from mlops_assets.core.rollout import Release, ReleasePlan, promotion, withdrawal
+from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, promotion
 from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.bento import build_bento
+from mlops_assets.operations.confirm import DoesNotAnswer, confirm, move_champion, take_back
 from mlops_assets.operations.provenance import libraries
 from mlops_assets.operations.reference import reference_files
-from mlops_assets.operations.smoke import SmokeTest, smoke_test
+from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.supervise import NotLive, wait_until_live
 from mlops_assets.operations.train import Candidate, Fitted, fit
-from mlops_assets.stores.registry import AliasMove
 from mlops_assets.stores.releases import ReleaseConflict
 
 GOLDEN_ROWS = 50
@@ -38,10 +37,6 @@ SANITY_TOLERANCE = 0.05
 
 class ReleaseRefused(RuntimeError):
     """The candidate may not be released; the champion stays. The message says why."""
-
-
-class _DoesNotAnswer(RuntimeError):
-    """What was published is not loaded everywhere, or answers wrongly."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +132,15 @@ def deploy(
     if is_new:
         _publish(stores, plan)
     try:
-        workers, smoke = _confirm(spec, stores, plan)
-    except _DoesNotAnswer as failure:
-        done = _put_back(stores, plan, str(failure), decided_by) if is_new else "it was in service before, and stays"
+        workers, smoke = confirm(spec, stores, plan)
+    except DoesNotAnswer as failure:
+        done = "it was in service before, and stays"
+        if is_new:
+            done = take_back(stores, plan, str(failure), decided_by, datetime.now(UTC), withdraw=True)
         raise ReleaseRefused(
             f"model {spec.name!r} release {plan.release} does not answer as it should: {failure}; {done}"
         ) from failure
-    stores.registry.move_alias(spec.name, AliasMove("champion", plan.champion.version, plan.decided_at, plan.reason))
+    move_champion(stores, plan)
     return Released(plan, stores.bundles.get(plan.champion.bundle).manifest, is_new, bento, workers, smoke)
 
 
@@ -163,7 +160,8 @@ def plan_release(
     current = stores.releases.current(spec.name)
     champion = None if current is None else stores.bundles.get(current.champion.bundle).manifest
     files = _bundle_files(spec, fitted, rows)
-    if current is not None and champion is not None and _same_answers(champion, files, fitted):
+    answers = current is not None and not current.fallen_back and current.retired is None
+    if current is not None and answers and champion is not None and _same_answers(champion, files, fitted):
         return current, False
     return _new_plan(spec, stores, candidate, evaluation, final, files, decided_by), True
 
@@ -186,17 +184,14 @@ def _new_plan(
     bundle = stores.bundles.put(manifest, {**files, **reference})
     _log_bundle(stores, candidate, bundle)
     stores.registry.tag(spec.name, version, "bundle", bundle)
+    features = tuple(feature.name for feature in manifest.features)
+    reason = f"passed {len(evaluation.gates)} gates; {evaluation.compared_with}"
     return promotion(
         stores.releases.current(spec.name),
+        Entrant(Release(version, bundle), features, manifest.fallback_value, candidate.as_of),
+        Origin(f"r-{uuid_utils.uuid7()}", reason, decided_by, datetime.now(UTC)),
         model=spec.name,
-        champion=Release(version, bundle),
-        fallback_value=manifest.fallback_value,
-        rollout=f"r-{uuid_utils.uuid7()}",
         salt=secrets.token_hex(8),
-        reason=f"passed {len(evaluation.gates)} gates; {evaluation.compared_with}",
-        decided_by=decided_by,
-        decided_at=datetime.now(UTC),
-        as_of=candidate.as_of,
     )
 
 
@@ -207,34 +202,6 @@ def _publish(stores: Stores, plan: ReleasePlan) -> None:
         raise ReleaseRefused(
             f"model {plan.model!r}: another release was published while this one was made ({conflict}); run it again"
         ) from conflict
-
-
-def _confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, SmokeTest]:
-    """Wait for every live worker, then ask what is in service for its golden rows. Raises `_DoesNotAnswer`."""
-    try:
-        workers = wait_until_live(stores.home, spec.name, plan.release, spec.release.confirm_timeout.total_seconds())
-    except NotLive as error:
-        raise _DoesNotAnswer(str(error)) from error
-    smoke = smoke_test(stores, plan)
-    if not smoke.passed:
-        raise _DoesNotAnswer(smoke.why)
-    return workers, smoke
-
-
-def _put_back(stores: Stores, plan: ReleasePlan, why: str, decided_by: str) -> str:
-    """Publish the plan that serves the former champion again; say what was done."""
-    if plan.last_good is None:
-        return "there is no earlier release to put back"
-    if stores.releases.current(plan.model) != plan:
-        return "another release has been published since"
-    restored = withdrawal(
-        plan, reason=f"release {plan.release} refused: {why}", decided_by=decided_by, decided_at=datetime.now(UTC)
-    )
-    try:
-        stores.releases.publish(restored)
-    except ReleaseConflict as conflict:
-        return f"it could not be taken back: {conflict}"
-    return f"version {restored.champion.version} serves again with release {restored.release}"
 
 
 def _registered_version(spec: ModelSpec, stores: Stores, candidate: Candidate, fitted: Fitted) -> int:

@@ -9,11 +9,15 @@ import httpx
 import numpy as np
 
 from mlops_assets.core.manifest import Manifest
+from mlops_assets.core.metrics import Floats
 from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.core.scoring.degraded import CannotDegrade, constant_output, mask_of
+from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, ScorerError, differences
 from mlops_assets.operations.client import PredictionClient, ServiceError
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
+from mlops_assets.stores.bundles import Bundle
 
 TOLERANCE = 1e-12
 
@@ -29,26 +33,39 @@ class SmokeTest:
 def smoke_test(stores: Stores, plan: ReleasePlan) -> SmokeTest:
     """Ask the running service for the champion's golden rows; where none runs, ask the bundle itself.
 
-    The requests are marked as probes: the service answers and logs them as such, and no monitor or training counts them.
+    What is expected follows from the plan: the golden answers, those without the values that are taken for missing, the
+    constant of a fallback, or that the model is out of service. The requests are marked as probes: the service answers and
+    logs them as such, and no monitor or training counts them.
     """
-    bundle = stores.bundles.get(plan.champion.bundle)
-    golden = GoldenRows.from_json(bundle.files["golden.json"])
     url = stores.home.service_url()
     # The address may be left of a supervisor that was killed: somebody answers there when a worker still says so.
-    if url is not None and stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE):
-        return _ask_service(url, plan, bundle.manifest, golden)
-    if bundle.manifest.uncompiled is not None:
-        return SmokeTest(
-            True, "no service runs; the bundle is whole, and scikit-learn will answer its golden rows when it is loaded"
-        )
+    serving = url is not None and stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE)
+    if plan.retired is not None:
+        return _is_gone(url, plan) if url is not None and serving else SmokeTest(True, "no service runs")
+    bundle = stores.bundles.get(plan.champion.bundle)
+    manifest, golden = bundle.manifest, GoldenRows.from_json(bundle.files["golden.json"])
     try:
+        if url is not None and serving:
+            return _ask_service(url, plan, manifest, golden, _expected(plan, bundle, golden))
+        if manifest.uncompiled is not None:
+            what = "the bundle is whole, and scikit-learn will answer its golden rows when it is loaded"
+            return SmokeTest(True, f"no service runs; {what}")
         golden.verify(CompiledScorer.from_files(bundle.files["scorer.npz"], bundle.files["scorer.json"]))
-    except ScorerError as error:
+    except (ScorerError, CannotDegrade) as error:
         return SmokeTest(False, str(error))
     return SmokeTest(True, f"no service runs; the bundle answers its {len(golden.rows)} golden rows exactly")
 
 
-def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: GoldenRows) -> SmokeTest:
+def _expected(plan: ReleasePlan, bundle: Bundle, golden: GoldenRows) -> Floats:
+    if plan.fallen_back:
+        return np.array([constant_output(bundle.manifest, plan.fallback_value)] * len(golden.rows))
+    if not plan.masked:
+        return np.array(golden.outputs)
+    mask = mask_of(bundle.manifest, plan.masked)
+    return load_scorer(bundle.manifest, bundle.files).score_rows([mask(row) for row in golden.rows])
+
+
+def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: GoldenRows, expected: Floats) -> SmokeTest:
     rows = [{"features": _as_request(manifest, row), "probe": True} for row in golden.rows]
     try:
         with PredictionClient(url) as client:
@@ -58,10 +75,19 @@ def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: Golden
         return SmokeTest(False, f"{url}: {error}")
     if release != plan.release:
         return SmokeTest(False, f"{url} answers from release {release}, not {plan.release}")
-    apart = differences(np.array([outputs_of(answer) for answer in answers]), np.array(golden.outputs)).max()
+    apart = differences(np.array([outputs_of(answer) for answer in answers]), expected).max()
     return SmokeTest(
         bool(apart <= TOLERANCE), f"{url} answers {len(rows)} golden rows of version {manifest.version} to {apart:.1g}"
     )
+
+
+def _is_gone(url: str, plan: ReleasePlan) -> SmokeTest:
+    """Is a model that was retired refused with 410?"""
+    try:
+        answer = httpx.post(f"{url}/v1/models/{plan.model}/predict", json={"probe": True}, timeout=30, trust_env=False)
+    except httpx.HTTPError as error:
+        return SmokeTest(False, f"{url}: {error}")
+    return SmokeTest(answer.status_code == httpx.codes.GONE, f"{url} answers {answer.status_code} for {plan.model}")
 
 
 def _as_request(manifest: Manifest, row: Sequence[Any]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class LiveModelAnswer(msgspec.Struct):
     label: str
     classes: tuple[str | int, ...]
     compiled: bool
+    masked: tuple[str, ...]
+    retired: str | None
 
 
 class LiveModelsAnswer(msgspec.Struct):
@@ -138,11 +140,19 @@ class ServingApp:
             status, body, content_type, headers = failure.status, failure.body, _JSON, failure.headers
             await self._log_failure(model, route, scope, failure)
         known = model if model in self._runtime.state.snapshot.models else ""
-        self._requests.observe(known, route, status, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._requests.observe(known, route, status, seconds)
+        if route == "predict":
+            live = scope.get("mlops.live")
+            if live is not None:
+                live.counter.observe(status, seconds)
         await _send(send, status, body, content_type, headers)
 
     async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:
-        live = self._live(model)
+        retired = self._runtime.state.snapshot.retired
+        if retired and model in retired:
+            raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
+        live = scope["mlops.live"] = self._live(model)
         body = await self._body(scope, receive)
         runtime = self._runtime
         scored = await score(live, body, runtime.settings, runtime.pool)
@@ -205,8 +215,8 @@ class ServingApp:
 
     async def _log_failure(self, model: str, route: str, scope: Scope, refusal: Refusal) -> None:
         """Leave a record of a predict request that got no prediction, where the model is known."""
-        live = self._runtime.state.snapshot.models.get(model)
-        if route != "predict" or live is None or refusal.status == 405:
+        live = scope.get("mlops.live") or self._runtime.state.snapshot.models.get(model)
+        if route != "predict" or live is None or refusal.status in (405, 410):
             return
         try:
             await self._runtime.append([failure_record(live, refusal.status, str(refusal), scope["mlops.started"])])
@@ -263,13 +273,15 @@ def _describe(live: LiveModel) -> LiveModelAnswer:
         task=manifest.task,
         version=manifest.version,
         release=plan.release,
-        role="champion",
+        role=live.role,
         bundle=live.bundle,
         released_at=plan.decided_at,
         loaded_at=live.loaded_at,
         label=manifest.label,
         classes=manifest.classes,
         compiled=manifest.uncompiled is None,
+        masked=plan.masked,
+        retired=plan.retired,
     )
 
 

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from mlops_assets.core.records import Role
 from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.core.scoring.degraded import constant_output, require_maskable
 from mlops_assets.core.scoring.domain import DomainIndex
-from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, Scorer
+from mlops_assets.core.scoring.load import verified_scorer
+from mlops_assets.core.service_counts import ServiceCounter
 from mlops_assets.serving.contract import RowContract
 from mlops_assets.serving.metrics import ModelMetrics, count_refused, show_release
 from mlops_assets.serving.settings import ServingSettings
@@ -116,9 +119,17 @@ class ReleaseLoader:
         """Tell the worker store what is loaded. The heartbeat of this worker."""
         snapshot = self._state.snapshot
         loaded = {
-            model: LoadedRelease(live.plan.release, live.manifest.version, live.bundle, live.loaded_at)
+            model: LoadedRelease(
+                live.plan.release, live.manifest.version, live.bundle, live.loaded_at, live.counter.counts()
+            )
             for model, live in snapshot.models.items()
         }
+        for model, plan in snapshot.retired.items():
+            # Out of service is out of service, whether or not its bundle can be loaded.
+            if model not in loaded or loaded[model].release != plan.release:
+                loaded[model] = LoadedRelease(
+                    plan.release, plan.champion.version, plan.champion.bundle, plan.decided_at
+                )
         self._workers.report(
             WorkerState(
                 worker=self.worker,
@@ -132,10 +143,12 @@ class ReleaseLoader:
         )
 
     def _watch(self) -> None:
+        pause = min(self._settings.poll_seconds, HEARTBEAT_SECONDS)
         heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
-        while not self._stopping.wait(self._settings.poll_seconds):
+        while not self._stopping.wait(pause):
             try:
-                if self.refresh_if_due() or time.monotonic() >= heartbeat_at:
+                # At the next look it would be late: what a fresh release does wrong is found by what is reported here.
+                if self.refresh_if_due() or time.monotonic() + pause > heartbeat_at:
                     self.report()
                     heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
             except Exception:
@@ -144,12 +157,19 @@ class ReleaseLoader:
 
     def _refresh(self) -> None:
         models, errors = dict(self._state.snapshot.models), {}
+        retired: dict[str, ReleasePlan] = {}
         for model in self._source.models():
             former = models.get(model)
             try:
-                live = _load(self._source, model, former)
+                plan = self._source.plan(model)
+                if plan.retired is not None:
+                    retired[model] = plan
+                live = _load(self._source, plan, former)
             except Exception as error:
                 # Whatever is wrong with a release, the worker must go on answering from the one it has.
+                if model in retired:
+                    logger.warning("%s is retired, and its bundle cannot be loaded: %s", model, error)
+                    continue
                 errors[model] = f"{type(error).__name__}: {error}"
                 count_refused(model)
                 # Tried again every few seconds: said once.
@@ -161,7 +181,7 @@ class ReleaseLoader:
                 show_release(model, live.plan.release, live.manifest.version, former_version)
                 logger.info("%s: release %d, version %d is live", model, live.plan.release, live.manifest.version)
             models[model] = live
-        self._state.snapshot = Snapshot(models, errors)
+        self._state.snapshot = Snapshot(models, errors, retired)
 
 
 def _carried_plan(file: Path) -> ReleasePlan:
@@ -171,23 +191,23 @@ def _carried_plan(file: Path) -> ReleasePlan:
         raise ReleaseDamaged(f"{file} is not a release plan ({error}): build the Bento again") from error
 
 
-def _load(source: ReleaseSource, model: str, former: LiveModel | None) -> LiveModel:
-    plan = source.plan(model)
+def _load(source: ReleaseSource, plan: ReleasePlan, former: LiveModel | None) -> LiveModel:
     if former is not None and former.plan == plan:
         return former
-    if former is not None and former.plan.champion == plan.champion:
-        return replace(former, plan=plan, loaded_at=datetime.now(UTC))
+    if former is None or former.plan.champion != plan.champion:
+        return _as_planned(_loaded(source, plan), plan)
+    return _as_planned(former, plan)
+
+
+def _loaded(source: ReleaseSource, plan: ReleasePlan) -> LiveModel:
     bundle = source.bundle(plan.champion.bundle)
     manifest = bundle.manifest
-    if (manifest.model, manifest.version) != (model, plan.champion.version):
+    if (manifest.model, manifest.version) != (plan.model, plan.champion.version):
         raise BundleError(
-            f"release {plan.release} of {model} names version {plan.champion.version}, but bundle {bundle.id} "
+            f"release {plan.release} of {plan.model} names version {plan.champion.version}, but bundle {bundle.id} "
             f"holds {manifest.model} version {manifest.version}"
         )
-    names = tuple(feature.name for feature in manifest.features)
-    scorer = _verified_scorer(bundle)
-    if scorer.features != names:
-        raise BundleError(f"the scorer takes the features {scorer.features}, its manifest declares {names}")
+    scorer, golden = verified_scorer(manifest, bundle.files)
     return LiveModel(
         plan=plan,
         bundle=bundle.id,
@@ -195,27 +215,28 @@ def _load(source: ReleaseSource, model: str, former: LiveModel | None) -> LiveMo
         contract=RowContract(manifest),
         domain=DomainIndex(manifest.features, manifest.imputation),
         scorer=scorer,
-        metrics=ModelMetrics(model, manifest.version, "champion", names),
+        golden=golden,
+        metrics=ModelMetrics(manifest.model, manifest.version, "champion", scorer.features),
         loaded_at=datetime.now(UTC),
     )
 
 
-def scorer_of(bundle: Bundle) -> Scorer:
-    """The scorer that a bundle holds, not yet warmed up or compared with its golden rows."""
-    manifest, files = bundle.manifest, bundle.files
-    if manifest.uncompiled is None:
-        return CompiledScorer.from_files(files["scorer.npz"], files["scorer.json"])
-    # The one way by which scikit-learn and pandas come into a serving process.
-    from mlops_assets.serving.uncompiled import PipelineScorer
-
-    return PipelineScorer(files["pipeline.skops"], manifest)
-
-
-def _verified_scorer(bundle: Bundle) -> Scorer:
-    scorer = scorer_of(bundle)
-    scorer.warm_up()
-    GoldenRows.from_json(bundle.files["golden.json"]).verify(scorer)
-    return scorer
+def _as_planned(live: LiveModel, plan: ReleasePlan) -> LiveModel:
+    """The loaded model, answering as the plan says. Raises `CannotDegrade` for what the plan asks and the model cannot do."""
+    manifest = live.manifest
+    mask = require_maskable(manifest, live.scorer, plan.masked, live.golden.rows) if plan.masked else None
+    constant = list(constant_output(manifest, plan.fallback_value)) if plan.fallen_back else None
+    role: Role = "fallback" if plan.fallen_back else "champion"
+    return replace(
+        live,
+        plan=plan,
+        role=role,
+        mask=mask,
+        constant=constant,
+        metrics=ModelMetrics(manifest.model, manifest.version, role, live.scorer.features),
+        loaded_at=datetime.now(UTC),
+        counter=ServiceCounter(),
+    )
 
 
 def _what_stays(former: LiveModel | None) -> str:

@@ -167,6 +167,7 @@ def _post(summary: str, model: str, request: str, key: str, answer: str | None) 
         status: {"description": text, **_content({"$ref": "#/components/schemas/Error"})}
         for status, text in (
             ("400", "Malformed"),
+            ("410", "Retired"),
             ("413", "Too large"),
             ("422", "Does not fit the contract"),
             ("503", "Not now"),

@@ -60,11 +60,12 @@ class ManyAnswers(msgspec.Struct):
 
 
 class Scored(msgspec.Struct):
-    """A request that was scored and not yet logged."""
+    """A request that was scored and not yet logged. `rows` is as received, `used` without what the plan takes for missing."""
 
     live: LiveModel
     items: list[PredictItem]
     rows: list[RawRow]
+    used: list[RawRow]
     outputs: list[list[float]]
     many: bool
 
@@ -80,11 +81,14 @@ async def score(live: LiveModel, body: bytes, settings: ServingSettings, pool: T
         Naming the field that does not fit, or 500 when the model gives no finite number.
     """
     items, rows, many = live.contract.decode(body, settings.max_rows)
-    if live.is_slow or len(rows) > _OFF_LOOP_ROWS:
-        outputs = await asyncio.get_running_loop().run_in_executor(pool, _score_rows, live, rows, many)
+    used = rows if live.mask is None else [live.mask(row) for row in rows]
+    if live.constant is not None:
+        outputs = [live.constant] * len(rows)
+    elif live.is_slow or len(rows) > _OFF_LOOP_ROWS:
+        outputs = await asyncio.get_running_loop().run_in_executor(pool, _score_rows, live, used, many)
     else:
-        outputs = _score_rows(live, rows, many)
-    scored = Scored(live, items, rows, outputs, many)
+        outputs = _score_rows(live, used, many)
+    scored = Scored(live, items, rows, used, outputs, many)
     if not all(map(math.isfinite, [value for output in scored.outputs for value in output])):
         raise Refusal(500, "not_finite", f"{live.manifest.model} version {live.manifest.version} gave no finite number")
     return scored
@@ -103,9 +107,9 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
     served_at = datetime.now(UTC)
     latency_ms = (time.perf_counter() - started) * 1e3
     records, outcomes = [], []
-    for item, row, output in zip(scored.items, scored.rows, scored.outputs, strict=True):
+    for item, row, used, output in zip(scored.items, scored.rows, scored.used, scored.outputs, strict=True):
         prediction_id = item.id or str(uuid_utils.uuid7())
-        imputed, out_of_domain = live.domain.flags(row)
+        imputed, out_of_domain = live.domain.flags(used)
         records.append(
             PredictionRecord(
                 id=prediction_id,
@@ -114,7 +118,7 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
                 bundle=live.bundle,
                 release=plan.release,
                 rollout=plan.rollout,
-                role="champion",
+                role=live.role,
                 event_time=item.event_time or served_at,
                 served_at=served_at,
                 entity=item.entity,
@@ -127,7 +131,7 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
             )
         )
         outcomes.append(Outcome(prediction_id, *_outputs(live, output), imputed, out_of_domain))
-    head = (manifest.model, manifest.version, plan.release, "champion")
+    head = (manifest.model, manifest.version, plan.release, live.role)
     if scored.many:
         return records, _ENCODE(ManyAnswers(*head, outcomes))
     one = outcomes[0]
@@ -148,7 +152,7 @@ def failure_record(live: LiveModel, status: int, error: str, started: float) -> 
         bundle=live.bundle,
         release=live.plan.release,
         rollout=live.plan.rollout,
-        role="champion",
+        role=live.role,
         event_time=served_at,
         served_at=served_at,
         latency_ms=(time.perf_counter() - started) * 1e3,

@@ -132,7 +132,9 @@ class Registry:
         """Point an alias at a version and write the move down. The same move twice is one move."""
         if self.aliased(model, move.alias) == move.version:
             return
-        moves = [*self._moves(self.version(model, move.version), move.alias), move]
+        moves = self._moves(self.version(model, move.version), move.alias)
+        # What was written down by a process that died before the alias moved is there already.
+        moves += [] if move in moves else [move]
         self.tag(model, move.version, _ALIASED + move.alias, msgspec.json.encode(moves).decode())
         self.client.set_registered_model_alias(model, move.alias, str(move.version))
 
@@ -166,6 +168,22 @@ class Registry:
 
     def log_folder(self, run_id: str, folder: Path, to: str) -> None:
         self.client.log_artifacts(run_id, str(folder), to)
+
+    def fetch_folder(self, run_id: str, logged: str, to: Path) -> Path:
+        """Copy a folder that was logged to a run below `to`, and return where it is.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the run has no such folder, or it is out of reach.
+        """
+        try:
+            found = Path(self.client.download_artifacts(run_id, logged, str(to)))
+        except (MlflowException, OSError) as error:
+            raise FileNotFoundError(f"run {run_id} has no {logged} that can be read: {error}") from error
+        if not found.is_dir():
+            raise FileNotFoundError(f"run {run_id} has no folder {logged}")
+        return found
 
     def log_metrics(self, run_id: str, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():

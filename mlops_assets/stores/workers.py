@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from mlops_assets.core.service_counts import ServiceCounts
 from mlops_assets.stores.files import PLAIN_NAME, TEMPORARY, make_folder, write_whole
 
 
@@ -15,12 +16,13 @@ class WorkerError(RuntimeError):
 
 
 class LoadedRelease(msgspec.Struct):
-    """The release of a model that a worker answers from, and its champion."""
+    """The release of a model that a worker answers from, its champion, and how it has done in this worker since."""
 
     release: int
     version: int
     bundle: str
     loaded_at: datetime
+    counts: ServiceCounts = ServiceCounts()
 
 
 class WorkerState(msgspec.Struct):

@@ -1,0 +1,62 @@
+"""The proof that a published plan is what answers, and taking the plan back where it is not."""
+
+from datetime import datetime
+
+from mlops_assets.core.rollout import Origin, ReleasePlan, reversal
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.smoke import SmokeTest, smoke_test
+from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.supervise import NotLive, wait_until_live
+from mlops_assets.stores.registry import AliasMove
+from mlops_assets.stores.releases import ReleaseConflict
+
+
+class DoesNotAnswer(RuntimeError):
+    """What was published is not loaded everywhere, or answers wrongly."""
+
+
+def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, SmokeTest]:
+    """Wait until every live worker has the plan, then ask for golden rows; returns how many workers have it.
+
+    Raises
+    ------
+    DoesNotAnswer
+        When a worker refuses the plan or does not get to it in time, or an answer is not what the plan says.
+    """
+    try:
+        workers = wait_until_live(stores.home, spec.name, plan.release, spec.release.confirm_timeout.total_seconds())
+    except NotLive as error:
+        raise DoesNotAnswer(str(error)) from error
+    smoke = smoke_test(stores, plan)
+    if not smoke.passed:
+        raise DoesNotAnswer(smoke.why)
+    return workers, smoke
+
+
+def take_back(
+    stores: Stores, plan: ReleasePlan, why: str, decided_by: str, decided_at: datetime, *, withdraw: bool
+) -> str:
+    """Publish the plan that says again what the one before had said; tells what was done.
+
+    Parameters
+    ----------
+    withdraw
+        The champion that was tried never returns.
+    """
+    if plan.previous == 0:
+        return "there is no earlier release to put back"
+    if stores.releases.current(plan.model) != plan:
+        return "another release has been published since"
+    former = stores.releases.get(plan.model, plan.previous)
+    origin = Origin(plan.rollout, f"release {plan.release} refused: {why}", decided_by, decided_at)
+    restored = reversal(plan, former, origin, withdraw=withdraw)
+    try:
+        stores.releases.publish(restored)
+    except ReleaseConflict as conflict:
+        return f"it could not be taken back: {conflict}"
+    return f"version {restored.champion.version} serves again with release {restored.release}"
+
+
+def move_champion(stores: Stores, plan: ReleasePlan) -> None:
+    """Point the registry's alias at the champion of a plan; done already, nothing happens."""
+    stores.registry.move_alias(plan.model, AliasMove("champion", plan.champion.version, plan.decided_at, plan.reason))
