@@ -433,7 +433,8 @@ def _retrain(
         return _Remedy("alert", f"{why}; the next training may begin on {until:%Y-%m-%d}", causes, evidence=evidence)
     details = {"as_of": seen.now.isoformat(), "trigger": trigger}
     if refused and spec.training.window is not None:
-        details["window"] = format_duration(spec.training.window * spec.response.widen_by**refused)
+        longer = spec.training.window * spec.response.widen_by**refused
+        details["window"] = format_duration(timedelta(days=round(longer / timedelta(days=1), 1)))
     if without:
         details["without"] = ",".join(without)
     return _Remedy("retrain", why, causes, details, evidence)

@@ -1,12 +1,15 @@
 """What one training is asked to do otherwise than declared, and the declaration that follows from it."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 
 import msgspec
 import pandas as pd
+from pydantic import TypeAdapter
 
 from mlops_assets.core.spec import ChampionGate, ModelSpec
+from mlops_assets.core.spec.values import Duration
 
 REQUEST = "training_request"
 
@@ -29,6 +32,20 @@ class TrainingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trigger: Trigger = "hand"
     without: tuple[str, ...] = ()
     window: timedelta | None = None
+
+
+def request_of(details: Mapping[str, str]) -> TrainingRequest:
+    """The training that a decision's details ask for.
+
+    Raises
+    ------
+    ValueError
+        For a trigger or a window that is none.
+    """
+    without = tuple(name for name in details.get("without", "").split(",") if name)
+    trigger = msgspec.convert(details.get("trigger", "hand"), Trigger)
+    window = TypeAdapter(Duration).validate_python(details["window"]) if details.get("window") else None
+    return TrainingRequest(trigger, without, window)
 
 
 def note(frame: pd.DataFrame, request: TrainingRequest) -> None:

@@ -32,7 +32,12 @@ class History:
 
 
 def read_history(
-    spec: ModelSpec, stores: Stores, as_of: datetime | None = None, request: TrainingRequest | None = None
+    spec: ModelSpec,
+    stores: Stores,
+    as_of: datetime | None = None,
+    request: TrainingRequest | None = None,
+    *,
+    source: pd.DataFrame | None = None,
 ) -> History:
     """Source rows from before the model went live, and labelled answers from then on, as known at `as_of`.
 
@@ -45,6 +50,8 @@ def read_history(
         Event time up to which anything may be known. Left out: the newest label observed, else `live_from`.
     request
         What this training is asked to do otherwise; it goes on in the frame's `attrs`.
+    source
+        The declared source where it has been read already.
 
     Raises
     ------
@@ -54,15 +61,16 @@ def read_history(
     ingest(stores, [spec])
     logged = _Logged(spec, stores)
     as_of = as_of or logged.newest_label()
-    source = known_at(spec, read_source(spec.source), as_of, until=min(as_of, spec.live_from))
+    table = read_source(spec.source) if source is None else source
+    before = known_at(spec, table, as_of, until=min(as_of, spec.live_from))
     rows = logged.labelled(as_of)
-    frame = pd.concat([source, rows], ignore_index=True) if len(rows) else source.reset_index(drop=True)
+    frame = pd.concat([before, rows], ignore_index=True) if len(rows) else before.reset_index(drop=True)
     blank(spec, frame, () if request is None else request.without)
     data_hash = hash_frame(frame)
     frame.attrs = {AS_OF: as_of.isoformat(), DATA_HASH: data_hash}
     if request is not None:
         note(frame, request)
-    return History(frame, as_of, data_hash, len(source), len(rows))
+    return History(frame, as_of, data_hash, len(before), len(rows))
 
 
 class _Logged:

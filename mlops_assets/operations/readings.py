@@ -3,6 +3,7 @@
 What it has read it keeps as far as a batch of windows needs it again; what to think of it is the business of `monitor.py`.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from mlops_assets.core.monitoring.performance import SCALES
 from mlops_assets.core.monitoring.profile import WindowProfile
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.answers import Answers, Labelled, answers_of, labelled_of
+from mlops_assets.operations.answers import Answers, Labelled, Outcomes, answers_of, labelled_of
 from mlops_assets.operations.live_traffic import live_windows, read_window
 from mlops_assets.operations.reference import Reference
 from mlops_assets.operations.stores import Stores
@@ -27,6 +28,7 @@ from mlops_assets.operations.window_data import WindowData
 DATA_HEALTH, MODEL_HEALTH, PROFILES = "data_health", "model_health", "profiles"
 _LOOK_BACK = timedelta(days=60)  # beyond the label's delay, in which labelled rows are looked for to calibrate anew
 _TABLES_KEPT = 3
+_HEALTH_LOOK_BACK = 60  # windows in which those whose data failed are not counted
 
 
 class _Profile(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ class Readings:
         self.spec, self.stores, self.windows = spec, stores, Windows.of(spec)
         self._references: dict[str, Reference | None] = {}
         self._answers: dict[str, Answers] = {}
-        self._walked: dict[str, Labelled] = {}
+        self._walked: dict[str, Outcomes] = {}
         self._classes: dict[str, tuple[str | int, ...]] = {}
 
     def answers(self, window: str) -> Answers:
@@ -128,6 +130,20 @@ class Readings:
         except FileNotFoundError:
             return None
 
+    def labelled_since(self, moment: datetime, window: str) -> int:
+        """Labelled rows of the windows from a moment on up to one, without those whose data failed."""
+        keys = [key for key in self._live if key <= window and self.windows.bounds(key)[0] >= moment]
+        recent = self.data_history(window, min(len(keys), _HEALTH_LOOK_BACK))
+        failed = {one.window for one in recent if one.verdict == "failed"}
+        return sum(self._live[key].labelled for key in keys if key not in failed)
+
+    def forget(self, windows: Iterable[str]) -> None:
+        """Read anew what has changed in these windows, and which windows there are."""
+        self.__dict__.pop("_live", None)
+        for window in windows:
+            self._answers.pop(window, None)
+            self._walked.pop(window, None)
+
     def current_reference(self) -> Reference | None:
         """The reference of the champion."""
         plan = self.stores.releases.current(self.spec.name)
@@ -161,18 +177,18 @@ class Readings:
     def known_before(self, window: str, bundle: str | None) -> tuple[Floats, Floats]:
         """Truths and outputs of one model's newest answers whose labels were known when a window began, oldest first."""
         begin, found = self.windows.bounds(window)[0], 0
-        earliest = begin - self.spec.label.delay - _LOOK_BACK
-        parts: list[Labelled] = []
-        walked: dict[str, Labelled] = {}
-        for key in sorted((key for key in self._live if key < window), reverse=True):
-            if found >= REFIT_ROWS or self.windows.bounds(key)[1] < earliest:
+        earliest = self.windows.key(begin - self.spec.label.delay - _LOOK_BACK)
+        parts: list[tuple[Floats, Floats]] = []
+        walked: dict[str, Outcomes] = {}
+        for key in sorted((key for key in self._live if earliest <= key < window), reverse=True):
+            if found >= REFIT_ROWS:
                 break
-            walked[key] = self._walked[key] if key in self._walked else self.labelled(key)
+            walked[key] = self._walked[key] if key in self._walked else self.labelled(key).outcomes
             if walked[key].bundle == bundle:
                 parts.append(walked[key].known_at(begin))
-                found += len(parts[-1].truth)
+                found += len(parts[-1][0])
         self._walked = walked  # the next window looks no further back, and a year of hours is not held
         if not parts:
             return np.empty(0), np.empty((0, 2))
-        parts.reverse()
-        return np.concatenate([one.truth for one in parts]), np.concatenate([one.output for one in parts])
+        truths, outputs = zip(*reversed(parts), strict=True)
+        return np.concatenate(truths), np.concatenate(outputs)
