@@ -53,7 +53,9 @@ class _Walk:
 
     def through(self, connection: sa.Connection) -> _Problem | None:
         for block in (_BLOCK, 1):
-            query = sa.select(ENTRIES).where(ENTRIES.c.seq > self.lines).order_by(ENTRIES.c.seq)
+            query = sa.select(ENTRIES).order_by(ENTRIES.c.seq)
+            if self.lines:
+                query = query.where(ENTRIES.c.seq > self.lines)
             try:
                 for found in connection.execute(query.execution_options(yield_per=block)):
                     if (problem := self._step(Row.read(found))) is not None:
@@ -69,6 +71,8 @@ class _Walk:
 
     def _step(self, row: Row) -> _Problem | None:
         expected = self.lines + 1
+        if row.seq < 1:
+            return f"a line has the number {row.seq}, and the first is 1", row.seq
         if row.seq != expected:
             return f"line {expected} is missing", expected
         if row.previous_hash != self.hash:
