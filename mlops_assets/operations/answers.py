@@ -1,7 +1,7 @@
 """The answers of one window as the monitors read them: from the table of live traffic to arrays, with the labels that are known."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -46,11 +46,26 @@ class Labelled:
     output: Floats
     observed: "pd.Series[pd.Timestamp]"
 
-    def known_at(self, moment: datetime) -> "Labelled":
-        known = (self.observed <= pd.Timestamp(moment)).to_numpy()
-        at = self.at.copy()
-        at[at] = known
-        return Labelled(self.bundle, at, self.truth[known], self.output[known], self.observed[known])
+    @property
+    def outcomes(self) -> "Outcomes":
+        """What later windows need of them."""
+        observed = self.observed.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+        return Outcomes(self.bundle, self.truth, self.output, observed)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Truths and outputs of one bundle's model, and when each truth was known, in UTC: a thousand windows of them are walked."""
+
+    bundle: str | None
+    truth: Floats
+    output: Floats
+    observed: NDArray[np.datetime64]
+
+    def known_at(self, moment: datetime) -> tuple[Floats, Floats]:
+        """Truths and outputs of those that were known at a moment."""
+        known = self.observed <= np.datetime64(moment.astimezone(UTC).replace(tzinfo=None))
+        return (self.truth, self.output) if known.all() else (self.truth[known], self.output[known])
 
 
 def answers_of(table: pd.DataFrame) -> Answers:

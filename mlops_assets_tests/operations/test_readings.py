@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
+from mlops_assets.core.metrics import Floats
 from mlops_assets.operations import readings
-from mlops_assets.operations.answers import Labelled
 from mlops_assets.operations.readings import Readings
 from mlops_assets_tests.operations.watched import LIVE_FROM, Watched, watched_rows
 
@@ -36,13 +36,13 @@ def test_the_labels_known_before_a_window_are_those_that_had_come(watched: Watch
 
 def test_a_long_history_is_neither_kept_nor_read_again(watched: Watched, monkeypatch: pytest.MonkeyPatch):
     """The labelled answers of every window that was ever looked at once stayed in memory."""
-    made: list[weakref.ref[Labelled]] = []
+    made: list[weakref.ref[Floats]] = []
     read: list[str] = []
     labelled_of, read_window = readings.labelled_of, readings.read_window
 
     def noted(*given):
         labelled = labelled_of(*given)
-        made.append(weakref.ref(labelled))
+        made.append(weakref.ref(labelled.truth))
         return labelled
 
     def counted(spec, stores, window):
