@@ -66,11 +66,11 @@ def check_parity(pipeline: Pipeline, scorer: CompiledScorer, frame: pd.DataFrame
     features = list(scorer.features)
     largest = 0.0
     mismatches = 0
-    for rows in (frame[features], hard[features]):
+    for rows, is_hard in ((frame[features], False), (hard[features], True)):
         expected = _answers(lambda part: predict(pipeline, part), rows, scorer.outputs)
         answers = _answers(scorer.score_columns, rows, scorer.outputs)
         apart = _compare(answers, expected)
-        if rows is not frame and len(rows):
+        if is_hard and len(rows):
             singly = _Answers.stack(
                 [_answers(_by_row(scorer), rows.iloc[[at]], scorer.outputs) for at in range(len(rows))]
             )
