@@ -40,7 +40,29 @@ def count_numbers(values: Floats, thresholds: Floats) -> tuple[Ints, float, floa
     else:
         _count_numpy(values, thresholds, below)
     low, high = np.fmin.reduce(values, initial=np.inf), np.fmax.reduce(values, initial=-np.inf)
-    return np.diff(below, prepend=0), float(low), float(high)
+    below[1:] -= below[:-1].copy()
+    return below, float(low), float(high)
+
+
+def count_codes(codes: NDArray[np.signedinteger], levels: int) -> Ints:
+    """Count how often each code from 0 to `levels` - 1 comes, shape (levels,).
+
+    Raises
+    ------
+    ValueError
+        If a code is none of these.
+    """
+    if NUMBA and codes.dtype == np.int32 and len(codes) >= _NUMPY_BLOCK_ROWS:
+        seen = np.ascontiguousarray(codes).view()
+        seen.flags.writeable = False
+        counts = np.zeros(levels, dtype=np.int64)
+        strange = _count_codes_compiled(seen, counts)
+    else:
+        counts = np.bincount(codes, minlength=levels).astype(np.int64, copy=False)
+        strange = int(counts[levels:].sum())
+    if strange:
+        raise ValueError(f"{strange} of {len(codes)} codes are not from 0 to {levels - 1}; encode the column anew")
+    return counts
 
 
 @compiled
@@ -76,6 +98,19 @@ def _count_compiled(values: Floats, thresholds: Floats, below: Ints) -> None:
         for row in range(len(block)):
             present += block[row] == block[row]
         below[-1] += present
+
+
+@compiled
+def _count_codes_compiled(codes: NDArray[np.int32], counts: Ints) -> int:
+    """Count the codes that are positions in `counts` there; return how many are not."""
+    strange = 0
+    for row in range(len(codes)):
+        code = codes[row]
+        if 0 <= code < len(counts):
+            counts[code] += 1
+        else:
+            strange += 1
+    return strange
 
 
 def _count_numpy(values: Floats, thresholds: Floats, below: Ints) -> None:

@@ -242,7 +242,7 @@ class Dispersion:
         ranks = self._measures.ranks
         tested = np.ones((*rows.shape, 4))
         if ranks:
-            tested[..., [LOCATION, SPREAD]] = p[..., :ranks]
+            tested[..., LOCATION : SPREAD + 1] = p[..., :ranks]
         cells = p.shape[-1] - ranks
         if cells > 1:
             tested[..., SHAPE] = shape

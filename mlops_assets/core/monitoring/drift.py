@@ -5,6 +5,7 @@ Works on counts alone, in O(bins) a window. Whether the model has become worse i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ from mlops_assets.core.monitoring.pooling import MOST_WINDOWS, SCALES, judged
 from mlops_assets.core.monitoring.profile import Binning, FeatureBins, WindowProfile
 from mlops_assets.core.monitoring.rare import NEARLY_STUCK, MissingRate, RangeRate, UnseenRate, mostly_outside, stuck
 from mlops_assets.core.monitoring.reference import ReferenceProfile
-from mlops_assets.core.monitoring.severity import WARNING, Severity, psi_of, severity_of
+from mlops_assets.core.monitoring.severity import WARNING, Severity, Stability, severity_of
 from mlops_assets.core.monitoring.volume import Volume, VolumeReport
 
 
@@ -203,7 +204,7 @@ class DriftDetector:
         phase = table.mean_phase
         for place, watch in enumerate(self._watches):
             p_value[:, place], test[:, place], scale[:, place] = watch.test(table, last, phase, newest)
-            psi[:, place] = psi_of(watch.measures, watch.whole, last.counts[:, watch.cells])
+            psi[:, place] = watch.stability.of(last.counts[:, watch.cells])
             still[:, place] = watch.stuck(last, self.min_rows)
             if watch.dispersion.blocks < FEWEST_BLOCKS:
                 # the scatter between windows is not known: only a large change is believed
@@ -223,12 +224,11 @@ class DriftDetector:
         excess = max(shares.missing - watch.missing.share, shares.unseen, shares.out_of_range, 0.0)
         severity: Severity = severity_of(psi) if alarm else "none"
         scale = int(scan.scale[-1, place])
-        merged = table.counts[-scale:, watch.cells].sum(axis=0)
-        reason = (
-            wording.reason(watch.bins, watch.measures, watch.whole, merged, test, scale, severity)
-            if alarm
-            else f"{name} is as in the reference, as far as can be told"
-        )
+        if alarm:
+            merged = table.counts[-scale:, watch.cells].sum(axis=0)
+            reason = wording.reason(watch.bins, watch.measures, watch.whole, merged, test, scale, severity)
+        else:
+            reason = f"{name} is as in the reference, as far as can be told"
         return FeatureDrift(
             feature=name,
             severity=severity,
@@ -248,6 +248,14 @@ class DriftDetector:
         )
 
 
+@cache
+def _layout(rare: int, missing: int, tested: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Family and scale of each p-value of a feature: one of what is rare, then so many scales of the missing and of the others."""
+    cells = [LOCATION, SPREAD, SHAPE, SHAPE if rare == _OUT_OF_RANGE else CELLS]
+    which = np.array([rare, *[_MISSING] * missing, *cells * tested])
+    return which, np.array([1, *SCALES[:missing], *(k for k in SCALES[:tested] for _ in cells)])
+
+
 @dataclass(frozen=True)
 class _Shares:
     missing: float
@@ -264,6 +272,7 @@ class _Watch:
         counts, rows, phase = blocks.counts[:, cells], blocks.rows, blocks.mean_phase
         usual = float(np.median(rows)) if len(rows) else float(whole.rows)
         self.measures = Measures(bins, self.whole, usual)
+        self.stability = Stability(self.measures, self.whole)
         self.dispersion = Dispersion(self.measures, counts, phase)
         self.missing = MissingRate(counts[:, -1], rows, phase, float(self.whole[-1]), float(whole.rows))
         if bins.kind == "number":
@@ -300,9 +309,7 @@ class _Watch:
             families, kind = 4, _UNSEEN
         p = np.concatenate([rare[None], missing, tested.transpose(0, 2, 1).reshape(-1, len(rare))])
         best = p.argmin(axis=0)
-        cells = [LOCATION, SPREAD, SHAPE, SHAPE if self.bins.kind == "number" else CELLS]
-        which = np.array([kind, *[_MISSING] * len(missing), *cells * len(tested)])
-        scale = np.array([1, *SCALES[: len(missing)], *(k for k in SCALES[: len(tested)] for _ in cells)])
+        which, scale = _layout(kind, len(missing), len(tested))
         corrected = p[best, np.arange(len(rare))] * families * len(self.dispersion.scales)
         return np.minimum(corrected, 1.0), which[best], scale[best]
 

@@ -44,7 +44,10 @@ def pooled(values: NDArray[_Number], scales: tuple[int, ...], newest: bool) -> N
         (K, J, ...): J = 1 for the newest, or W.
     """
     if newest:
-        return np.stack([values[-k:].sum(axis=0, keepdims=True) for k in scales])
+        sums = np.empty((len(scales), 1, *values.shape[1:]), dtype=values.dtype)
+        for place, k in enumerate(scales):
+            np.add.reduce(values[-k:], axis=0, out=sums[place, 0, ...])
+        return sums
     total = np.cumsum(np.concatenate([np.zeros_like(values[:1]), values]), axis=0)
     end = np.arange(1, len(values) + 1)
     # without merging, no rounding either

@@ -4,7 +4,7 @@ Tests and verdicts are made of these counts elsewhere; the counting itself is in
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from mlops_assets.core.monitoring.columns import (
     place_of,
     read,
 )
-from mlops_assets.core.monitoring.counting import Floats, Ints, count_numbers, phase_of
+from mlops_assets.core.monitoring.counting import Floats, Ints, count_codes, count_numbers, phase_of
 
 Kind = Literal["number", "category"]
 
@@ -41,12 +41,13 @@ MAX_CELLS = 200
 # Levels that are known at all. A feature with more is a name rather than a category, and new names are no news.
 MAX_LEVELS = 10_000
 
-# Batches and reads that keep the memory of twenty columns under 100 MB; larger ones are no quicker.
-_BATCH_ROWS = 32_768
+# Of one column at a time: a megabyte, which the processor still has at hand when it is counted, and few calls.
+_BATCH_ROWS = 131_072
 _READ_BYTES = 2**18
+_EVENT_TIME = "the event time"
 
 
-class FeatureBins(msgspec.Struct, frozen=True):
+class FeatureBins(msgspec.Struct, frozen=True, dict=True):
     """The cells one feature is counted in, as its reference values laid them out.
 
     Attributes
@@ -91,7 +92,7 @@ class FeatureBins(msgspec.Struct, frozen=True):
             return len(self.edges) + 4
         return min(len(self.levels), MAX_CELLS) + (len(self.levels) > MAX_CELLS) + 2
 
-    @property
+    @cached_property
     def thresholds(self) -> Floats:
         """Values up to which the cells of a number reach, but for the last two, shape (cells - 2,)."""
         if np.isnan(self.low):
@@ -100,9 +101,13 @@ class FeatureBins(msgspec.Struct, frozen=True):
 
     def cells_of(self, values: pa.Array) -> Ints:
         """The cell of each text of an Arrow array, counted from the category's first; a null stands for a level never seen."""
-        ranks = pc.index_in(values, value_set=pa.array(self.levels, type=pa.string()), skip_nulls=True)
+        ranks = pc.index_in(values, value_set=self._known, skip_nulls=True)
         cells = np.minimum(ranks.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64), MAX_CELLS)
         return np.where(cells < 0, self.cells - 2, cells)
+
+    @cached_property
+    def _known(self) -> pa.Array:
+        return pa.array(self.levels, type=pa.string())
 
 
 class Binning(msgspec.Struct, frozen=True, dict=True):
@@ -273,13 +278,9 @@ def profile_batches(
         places = {name: place for place, name in enumerate(batch.schema.names)}
         for place, one in enumerate(binning.features):
             name = (columns or {}).get(one.name, one.name)
-            column = batch.column(place_of(places, name, one.name))
-            if one.kind == "number":
-                tally.add_numbers(place, read(arrow_numbers, column, one.name))
-            else:
-                tally.add_levels(place, arrow_levels(column))
+            tally.add_column(place, batch.column(place_of(places, name, one.name)))
         if times is not None:
-            tally.phase += phase_of(read(arrow_hours, batch.column(place_of(places, times, "the event time")), times))
+            tally.add_times(batch.column(place_of(places, times, _EVENT_TIME)), times)
     return tally.profile(rows)
 
 
@@ -289,17 +290,35 @@ def profile_parquet(
     times: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> WindowProfile:
-    """Count the rows of a Parquet file in batches, so that memory does not grow with the file.
+    """Count the rows of a Parquet file, one column after the other in batches, so that memory does not grow with the file.
 
     Only the columns that are counted are read; `profile_batches` tells the parameters.
     """
-    named = [(one.kind, (columns or {}).get(one.name, one.name)) for one in binning.features]
-    texts = [name for kind, name in named if kind == "category"]
-    with parquet.ParquetFile(file, read_dictionary=texts, pre_buffer=False, buffer_size=_READ_BYTES) as opened:
-        present = set(opened.schema_arrow.names)
-        wanted = dict.fromkeys([*(name for _, name in named), *([times] if times else [])])
-        batches = opened.iter_batches(_BATCH_ROWS, columns=[name for name in wanted if name in present])
-        return profile_batches(binning, batches, times, columns)
+    tally = _Tally(binning)
+    named = [(columns or {}).get(one.name, one.name) for one in binning.features]
+    texts = [name for name, one in zip(named, binning.features, strict=True) if one.kind == "category"]
+    with open_parquet(file, texts) as opened:
+        places = {name: place for place, name in enumerate(opened.schema_arrow.names)}
+        for place, (name, one) in enumerate(zip(named, binning.features, strict=True)):
+            place_of(places, name, one.name)
+            for column in read_column(opened, name):
+                tally.add_column(place, column)
+        if times is not None:
+            place_of(places, times, _EVENT_TIME)
+            for column in read_column(opened, times):
+                tally.add_times(column, times)
+        return tally.profile(opened.metadata.num_rows)
+
+
+def open_parquet(file: str | Path | IO[bytes], texts: Sequence[str]) -> parquet.ParquetFile:
+    """Open a Parquet file for `read_column`; the columns of `texts` are read as dictionaries."""
+    return parquet.ParquetFile(file, read_dictionary=list(texts), pre_buffer=False, buffer_size=_READ_BYTES)
+
+
+def read_column(opened: parquet.ParquetFile, name: str) -> Iterator[pa.Array]:
+    """Decode a column in batches."""
+    for batch in opened.iter_batches(_BATCH_ROWS, columns=[name], use_threads=False):
+        yield batch.column(batch.schema.names.index(name))  # `columns` also takes the parts of a nested column
 
 
 class _Tally:
@@ -313,6 +332,16 @@ class _Tally:
         self._dictionaries: dict[int, tuple[pa.Array, Ints]] = {}
         self._counts, self._minimum, self._maximum, self.phase = empty.counts, empty.minimum, empty.maximum, empty.phase
 
+    def add_column(self, place: int, column: pa.Array) -> None:
+        one = self._features[place]
+        if one.kind == "number":
+            self.add_numbers(place, read(arrow_numbers, column, one.name))
+        else:
+            self.add_levels(place, arrow_levels(column))
+
+    def add_times(self, column: pa.Array, name: str) -> None:
+        self.phase += phase_of(read(arrow_hours, column, name))
+
     def add_numbers(self, place: int, numbers: Numbers) -> None:
         inside, low, high = count_numbers(numbers.values, self._thresholds[place])
         wrong = 0 if numbers.wrong is None else int(np.count_nonzero(numbers.wrong))
@@ -324,7 +353,7 @@ class _Tally:
         self._maximum[place] = max(self._maximum[place], high)
 
     def add_levels(self, place: int, levels: Levels) -> None:
-        by_value = np.bincount(levels.codes, minlength=len(levels.values) + 1)
+        by_value = count_codes(levels.codes, len(levels.values) + 1)
         counts = self._counts[self._cells[place]]
         np.add.at(counts, self._level_cells(place, levels.values), by_value[:-1])
         counts[-1] += by_value[-1]

@@ -66,10 +66,13 @@ class MissingRate:
         1 where less than a point more is missing; J as in `pooling.pooled`.
         """
         scales = self.scales[: fill(len(rows))]
+        alone = judged(missing, newest) / np.maximum(judged(rows, newest), 1.0) - self.share
+        if alone.max(initial=-1.0) < MISSING_FLOOR / 2:
+            return np.ones((len(scales), len(alone)))
         count = pooled(missing, scales, newest).astype(np.float64)
         total = pooled(rows, scales, newest)
         excess = count / np.maximum(total, 1.0) - self.share
-        worth = (excess >= MISSING_FLOOR) & (excess[0] >= MISSING_FLOOR / 2)
+        worth = (excess >= MISSING_FLOOR) & (alone >= MISSING_FLOOR / 2)
         found = np.ones_like(count)
         if not worth.any():
             return found

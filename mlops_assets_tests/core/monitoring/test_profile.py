@@ -362,6 +362,12 @@ def test_columns_may_have_other_names_in_the_file():
     assert profile == profile_frame(BINNING, REFERENCE, REFERENCE["at"])
 
 
+def test_a_column_whose_name_begins_like_a_features_is_not_counted_for_it():
+    # Parquet also takes "temp" for the column temp.mean, as if that were a part of it
+    frame = REFERENCE.rename(columns={"at": "temp.mean"})[["temp.mean", *KINDS]]
+    assert profile_parquet(BINNING, as_parquet(frame)) == profile_frame(BINNING, REFERENCE)
+
+
 def test_two_features_may_share_a_column():
     binning = Binning.of(REFERENCE.assign(twin=REFERENCE["temp"]), {"temp": "number", "twin": "number"})
     profile = profile_parquet(binning, as_parquet(REFERENCE), columns={"twin": "temp"})
