@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import pandas as pd
 
 from mlops_assets.core.evaluation import Judged, point_metrics
-from mlops_assets.core.metrics import Floats
 from mlops_assets.core.monitoring.drift import DriftReport
 from mlops_assets.core.monitoring.estimation import (
     MIN_REFIT_ROWS,
@@ -38,12 +36,11 @@ from mlops_assets.core.monitoring.performance import PerformanceSums, assess_per
 from mlops_assets.core.monitoring.profile import WindowProfile, profile_frame
 from mlops_assets.core.monitoring.rivals import compare_paired
 from mlops_assets.core.monitoring.volume import usual_rows
-from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.training import predict
 from mlops_assets.operations.answers import Answers, Labelled, service_record
 from mlops_assets.operations.readings import DATA_HEALTH, MODEL_HEALTH, Readings
 from mlops_assets.operations.reference import Reference, clusters_of, score_frame
+from mlops_assets.operations.rivals import as_scored, ask_again
 from mlops_assets.operations.window_data import WindowData
 
 
@@ -233,7 +230,9 @@ class Monitor(Readings):
         ]
         if not candidates:
             return None
-        output = self._ask_again(candidates[-1].bundle, answers.features[labelled.at])
+        model = self.spec.name
+        features = as_scored(self.stores, model, answers.rows[labelled.at], answers.features[labelled.at])
+        output = ask_again(self.stores, model, candidates[-1].bundle, features)
         if output is None or output.shape != labelled.output.shape:
             return None
         baseline = reference.held_out.performance.baselines()[self.spec.headline_loss]
@@ -241,20 +240,6 @@ class Monitor(Readings):
             self.spec, labelled.truth, output, labelled.output, overdispersion=baseline.overdispersion
         )
         return Former(candidates[-1].version, found.comparison, found.is_better)
-
-    def _ask_again(self, bundle: str, features: pd.DataFrame) -> Floats | None:
-        """What another version answers to logged rows; None where they lack a feature that it needs, or it is no longer stored."""
-        if bundle not in self.stores.bundles:
-            return None
-        found = self.stores.bundles.get(bundle)
-        names = [feature.name for feature in found.manifest.features]
-        if any(name not in features for name in names):
-            return None
-        if found.manifest.uncompiled is not None:
-            pipeline = self.stores.registry.load(self.spec.name, found.manifest.version)
-            return predict(pipeline, features[names])
-        scorer = CompiledScorer.from_files(found.files["scorer.npz"], found.files["scorer.json"])
-        return scorer.score_columns({name: features[name].to_numpy() for name in names})
 
 
 def _metrics(spec: ModelSpec, judged: Judged) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from mlops_assets.core.evaluation import Evaluation
-from mlops_assets.operations import release
+from mlops_assets.operations import confirm
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.home import Home
@@ -218,7 +218,7 @@ def test_selecting_only_the_deployment_does_not_get_around_a_failed_gate(release
 def test_a_release_that_does_not_answer_is_taken_back(
     released: Stores, home: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(release, "smoke_test", lambda stores, plan: SmokeTest(False, "golden rows differ"))
+    monkeypatch.setattr(confirm, "smoke_test", lambda stores, plan: SmokeTest(False, "golden rows differ"))
     make_rows(seed=2).to_parquet(table)
     run = run_lifecycle(make_spec(table, gates=LENIENT), home)
     assert not run.result.success

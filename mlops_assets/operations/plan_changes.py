@@ -1,0 +1,127 @@
+"""Carrying a change of the release plan out: published once, proven by the workers, taken back where they refuse it.
+
+Which change is the business of `rollback.py`, and how the next plan looks that of `core/rollout.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mlops_assets.core.rollout import Origin, ReleasePlan, outcome_of
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.confirm import DoesNotAnswer, confirm, move_champion, take_back
+from mlops_assets.operations.smoke import SmokeTest
+from mlops_assets.operations.stores import Stores
+from mlops_assets.stores.releases import ReleaseConflict
+
+History = Sequence[ReleasePlan]
+
+
+class ChangeRefused(RuntimeError):
+    """The change cannot be made as asked, and nothing has moved; to try again is of no use. The message says why and what to do."""
+
+
+class ChangeFailed(RuntimeError):
+    """The change was made, did not hold in service, and was taken back; it may be tried again."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A change that is in force.
+
+    Attributes
+    ----------
+    plan
+        The plan that made it.
+    former
+        Version that answered before it; None for the first.
+    workers
+        How many workers have the plan; 0 where no service runs.
+    is_new
+        False when it had been made already, by an earlier attempt or by somebody else.
+    superseded_by
+        The release in force, when others have been published since an earlier attempt; None otherwise.
+    """
+
+    plan: ReleasePlan
+    former: int | None
+    workers: int
+    smoke: SmokeTest
+    is_new: bool
+    superseded_by: int | None = None
+
+
+def carry_out(
+    spec: ModelSpec, stores: Stores, origin: Origin, step: Callable[[History], ReleasePlan | None]
+) -> Changed:
+    """Publish what follows from the history, unless it has been; move the alias, wait for the workers, test, or take it back.
+
+    Safe to repeat with the same origin after a stop at any point: then only what is left is done.
+
+    Parameters
+    ----------
+    step
+        The next plan from those so far (oldest first, at least one), None when things are already as they should be. May
+        raise `ValueError` or `ChangeRefused` when it must not be done.
+
+    Raises
+    ------
+    ChangeRefused
+        When the model has no release, the step refuses, or another plan is published at the same time.
+    ChangeFailed
+        When a worker refuses the plan or answers otherwise.
+    """
+    for _ in range(2):
+        history = stores.releases.history(spec.name)
+        if not history:
+            raise ChangeRefused(
+                f"model {spec.name!r} has no release that could be changed; train and release one first"
+            )
+        made, taken_back = outcome_of(history, origin.rollout)
+        if made is not None and not taken_back:
+            return _finish(spec, stores, history, made, origin, is_new=False, is_ours=True)
+        try:
+            plan = step(history)
+        except ValueError as error:
+            raise ChangeRefused(f"{error}") from error
+        if plan is None:
+            return _finish(spec, stores, history, history[-1], origin, is_new=False, is_ours=False)
+        try:
+            stores.releases.publish(plan)
+        except ReleaseConflict as conflict:
+            lost = conflict
+            continue  # perhaps by another attempt at the same change
+        return _finish(spec, stores, (*history, plan), plan, origin, is_new=True, is_ours=True)
+    raise ChangeRefused(f"model {spec.name!r}: another plan is being published all the time ({lost}); decide again")
+
+
+def _finish(
+    spec: ModelSpec,
+    stores: Stores,
+    history: History,
+    plan: ReleasePlan,
+    origin: Origin,
+    *,
+    is_new: bool,
+    is_ours: bool,
+) -> Changed:
+    before = history[plan.release - 2] if plan.release > 1 else None
+    former = None if before is None else before.champion.version
+    if plan != history[-1]:
+        newest = history[-1].release
+        told = SmokeTest(True, f"release {plan.release} was published for this; release {newest} has followed since")
+        return Changed(plan, former, 0, told, is_new, newest)
+    moves_alias = before is None or before.champion != plan.champion
+    if moves_alias:
+        move_champion(stores, plan)
+    try:
+        workers, smoke = confirm(spec, stores, plan)
+    except DoesNotAnswer as failure:
+        done = "it was in force before, and stays"
+        if is_ours:
+            done = take_back(stores, plan, str(failure), origin.decided_by, datetime.now(UTC), withdraw=False)
+            newest_plan = stores.releases.current(spec.name)
+            if moves_alias and newest_plan is not None:
+                move_champion(stores, newest_plan)
+        raise ChangeFailed(f"model {spec.name!r} release {plan.release} does not hold: {failure}; {done}") from failure
+    return Changed(plan, former, workers, smoke, is_new)

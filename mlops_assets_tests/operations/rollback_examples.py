@@ -1,0 +1,71 @@
+"""Small released versions of one model, with a registry in memory."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from mlops_assets.core.manifest import Manifest
+from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, promotion
+from mlops_assets.operations.stores import Stores
+from mlops_assets.stores.home import Home
+from mlops_assets.stores.registry import AliasMove, VersionFacts
+from mlops_assets_tests.serving.factory import SmallModel, small_model
+
+NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
+
+
+@dataclass
+class MemoryRegistry:
+    """Versions and aliases with their history, as the registry keeps them; nothing logged to a run can be fetched."""
+
+    bundles: dict[int, str | None] = field(default_factory=dict)
+    moves: list[AliasMove] = field(default_factory=list)
+
+    def versions(self, model: str) -> tuple[VersionFacts, ...]:
+        return tuple(
+            VersionFacts(version, f"run-{version}", 0, {} if bundle is None else {"bundle": bundle})
+            for version, bundle in sorted(self.bundles.items())
+        )
+
+    def aliased(self, model: str, alias: str) -> int | None:
+        return self.moves[-1].version if self.moves else None
+
+    def move_alias(self, model: str, move: AliasMove) -> None:
+        if self.aliased(model, move.alias) != move.version:
+            self.moves.append(move)
+
+    def fetch_folder(self, run_id: str, logged: str, to: Path) -> Path:
+        raise FileNotFoundError(f"run {run_id} has no folder {logged}")
+
+
+def stores_in(home: Path) -> Stores:
+    stores = Stores(Home(home))
+    stores.__dict__["registry"] = MemoryRegistry()
+    return stores
+
+
+def registry_of(stores: Stores) -> MemoryRegistry:
+    registry: MemoryRegistry = stores.__dict__["registry"]
+    return registry
+
+
+def bundled(stores: Stores, model: SmallModel) -> Entrant:
+    """Store a version's bundle and register it."""
+    manifest: Manifest = msgspec.structs.replace(model.manifest, fallback_value=0.25)
+    bundle = stores.bundles.put(manifest, model.files)
+    registry_of(stores).bundles[manifest.version] = bundle
+    return Entrant(Release(manifest.version, bundle), model.features, 0.25, manifest.as_of)
+
+
+def released(stores: Stores, *versions: int) -> ReleasePlan:
+    """Promote these versions one after the other; the plan of the last is returned."""
+    for version in versions:
+        entrant = bundled(stores, small_model(version=version))
+        current = stores.releases.current("delay")
+        origin = Origin(f"r-{version}", "the gates passed", "user:tests", datetime.now(UTC))
+        plan = promotion(current, entrant, origin, model="delay", salt="salt")
+        stores.releases.publish(plan)
+        registry_of(stores).move_alias("delay", AliasMove("champion", version, plan.decided_at, plan.reason))
+    return plan
