@@ -151,15 +151,17 @@ def _send(notice: Notice, url: str, timeout_s: float) -> _Failure | None:
 @contextmanager
 def _unheard() -> Iterator[None]:
     """Keep Apprise, and the HTTP client below it, from telling the program's logs of addresses."""
-    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3.connectionpool")]
-    propagated = [logger.propagate for logger in loggers]
-    silence = logging.NullHandler()  # else Python writes to stderr what no handler takes
+    _be_silent(logging.getLogger("apprise"))  # and remain so: what was not in time may still tell of it later
+    client = logging.getLogger("urllib3.connectionpool")
+    heard = client.propagate
+    _be_silent(client)
     try:
-        for logger in loggers:
-            logger.propagate = False
-            logger.addHandler(silence)
         yield
     finally:
-        for logger, before in zip(loggers, propagated, strict=True):
-            logger.propagate = before
-            logger.removeHandler(silence)
+        client.propagate = heard
+
+
+def _be_silent(logger: logging.Logger) -> None:
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # else Python writes to stderr what no handler takes

@@ -20,6 +20,7 @@ from mlops_assets.stores.ledger_tables import REVISION
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x6D6C6F70  # any number that no other program on the database takes
+_MIGRATING = threading.Lock()  # Alembic holds what it works on in its modules
 _BEGIN = "mlops_begin"  # the statement that begins a transaction on SQLite
 _WRITES = {_BEGIN: "BEGIN IMMEDIATE"}
 
@@ -46,6 +47,8 @@ class Database:
             raise LedgerUnavailable(
                 "the URL of the ledger cannot be read: write sqlite:///<path> or postgresql+psycopg://user@host/database"
             ) from error
+        if self.is_sqlite and self._url.database in (None, "", ":memory:"):
+            raise LedgerUnavailable("the URL of the ledger names no file: write sqlite:///<path>")
         self.place = _place(self._url)
         self._patience_s = patience_s
         self._lock = threading.RLock()
@@ -117,7 +120,7 @@ class Database:
     def _migrate(self, engine: sa.Engine) -> None:
         if self._revision(engine) == REVISION:
             return
-        with self._alone():
+        with _MIGRATING, self._alone():
             if self.is_sqlite:
                 with engine.connect().execution_options(**{_BEGIN: ""}) as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")

@@ -34,7 +34,7 @@ def record_many(url: str, number: int) -> int:
 
 
 def kill_a_writer(url: str, after: int) -> int:
-    """Start a process that writes two lines at a time, and kill it after so many times. How often was it told that they are written?"""
+    """Start a process that writes two lines at a time, and kill it after so many. How often was it told that they are written?"""
     told, tells = os.pipe()
     writer = os.fork()
     if writer == 0:

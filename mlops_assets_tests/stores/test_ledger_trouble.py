@@ -72,7 +72,7 @@ def test_a_server_that_is_not_there_and_no_password_is_told() -> None:
     assert "MLOPS_LEDGER_URL" in str(told.value)
 
 
-@pytest.mark.parametrize("url", ["no url", "mysql+nothing://x/y"])
+@pytest.mark.parametrize("url", ["no url", "sqlite://", "mysql+nothing://x/y"])
 def test_a_url_of_no_use(url: str) -> None:
     with pytest.raises(LedgerUnavailable, match=r"sqlite:///<path>|mlops-assets\[postgres\]"):
         Ledger(url).head()
