@@ -128,8 +128,8 @@ def hours_of(times: "pd.Series[pd.Timestamp]") -> Ints:
 def arrow_numbers(column: pa.Array) -> Numbers:
     """`numbers_of` for an Arrow array."""
     kind = column.type
-    if pa.types.is_float64(kind) and column.null_count == 0:
-        return Numbers(column.to_numpy())
+    if pa.types.is_float64(kind):
+        return Numbers((column.fill_null(np.nan) if column.null_count else column).to_numpy())
     if (
         pa.types.is_floating(kind)
         or pa.types.is_integer(kind)
@@ -152,7 +152,9 @@ def arrow_levels(column: pa.Array) -> Levels:
     values = encoded.dictionary.cast(pa.string())
     indices = encoded.indices
     if indices.null_count:
-        indices = indices.cast(pa.int32()).fill_null(len(values))
+        # narrow ones could not hold the position of the missing
+        wide = indices if pa.types.is_int32(indices.type) else indices.cast(pa.int32())
+        indices = wide.fill_null(len(values))
     codes = indices.to_numpy(zero_copy_only=False)
     if values.null_count:  # a dictionary may hold a null of its own, which is a missing cell too
         codes = np.append(

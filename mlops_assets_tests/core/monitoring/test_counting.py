@@ -24,7 +24,7 @@ def test_codes_are_counted_whatever_their_type_and_number(rows: int, kind: type[
 def test_a_code_without_a_level_is_an_error_and_writes_nowhere(rows: int, strange: int) -> None:
     codes = np.zeros(rows, dtype=np.int32)
     codes[rows // 2] = strange
-    with pytest.raises(ValueError, match="codes are not from 0 to 2|no negative"):
+    with pytest.raises(ValueError, match=r"codes are not from 0 to 2|no negative"):
         count_codes(codes, 3)
 
 
