@@ -15,6 +15,7 @@ from rich.table import Table
 
 import mlops_assets
 from mlops_assets.cli_ledger import add_ledger_commands
+from mlops_assets.cli_replay import add_replay_command
 from mlops_assets.stores.home import Home
 
 app = typer.Typer(
@@ -315,6 +316,7 @@ def _or_dash(value: object) -> str:
 
 
 add_ledger_commands(app)
+add_replay_command(app)
 
 if __name__ == "__main__":
     app()

@@ -3,6 +3,7 @@
 Every policy runs in a folder of its own, from the same first model on. What is printed of it is the business of the CLI.
 """
 
+import math
 import shutil
 import tempfile
 import time
@@ -36,10 +37,9 @@ from mlops_assets.core.ledger import (
 )
 from mlops_assets.core.live_traffic import FEATURE, LABEL, OUTPUT, TIME
 from mlops_assets.core.metrics import METRICS, Floats
-from mlops_assets.core.monitoring.health import Former
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.response import respond
-from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, masking, rollback
+from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.core.schema import validate
 from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.spec import ModelSpec
@@ -49,8 +49,11 @@ from mlops_assets.operations.evaluate import evaluate
 from mlops_assets.operations.history import read_history
 from mlops_assets.operations.live_traffic import compact
 from mlops_assets.operations.monitor import Monitor
+from mlops_assets.operations.plan_changes import ChangeRefused
 from mlops_assets.operations.release import ReleaseRefused, final_fit, plan_release, require_verdict
 from mlops_assets.operations.respond import after, entries_of, situation
+from mlops_assets.operations.rivals import rivals
+from mlops_assets.operations.rollback import mask, roll_back
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.train import plan_imputation, train
 from mlops_assets.sources.table import read_source
@@ -171,7 +174,7 @@ class _Run:
         self._observed = self._rows[spec.event_time] + label_delay
         self._labelled = self._rows[spec.label.column].notna().to_numpy()
         self._posted = ~self._labelled
-        self._begin, self._end = begin, end
+        self._begin, self._end, self._delay = begin, end, label_delay
         self._record, self._steps = Record(spec.name), list[Step]()
         self._lost = np.full(len(self._rows), np.nan)
         self._traffic = TrafficStore(stores.lake, spec.name)
@@ -320,7 +323,8 @@ class _Run:
             seen = situation(spec, self._stores, window, readings=self._monitor)
             response = respond(spec, seen, self._record)
             if response.asks_for_rivals:
-                found: tuple[Former, ...] = ()
+                recent = self._windows.last(window, spec.monitoring.confirm.of + _label_windows(spec, self._delay))
+                found = rivals(spec, self._stores, recent, readings=self._monitor)
                 response = respond(spec, msgspec.structs.replace(seen, rivals=found), self._record)
             entries = entries_of(spec, seen, response, self._record, actor="replay", at=now)
             self._record = after(self._record, entries)
@@ -342,31 +346,54 @@ class _Run:
         elif what.action in ("roll back", "freeze") and "version" in what.details:
             outcome, detail = self._back_to(int(what.details["version"]), decision, now)
         elif what.action == "impute":
-            features = tuple(name for name in what.details["masked"].split(",") if name)
-            self._stores.releases.publish(masking(self._plan(), features, _origin(decision, now)))
+            outcome, detail = self._mask(decision, now)
         if what.action == "freeze":
             self._write(self._spec.name, Frozen(what.reason), now)
         self._steps.append(Step(now, what.action, outcome, what.reason))
         self._write(decision.id, Ended(outcome, 1, "", detail), now)
 
     def _back_to(self, version: int, decision: Decision, now: datetime) -> tuple[Outcome, str]:
-        plan, history = self._plan(), self._stores.releases.history(self._spec.name)
-        known = {one.champion.version: one.champion for one in history}
-        if version == plan.champion.version:
-            return "unchanged", f"version {version} serves already"
-        to = self._entrant(known[version])
-        self._stores.releases.publish(rollback(plan, to, _origin(decision, now)))
-        released = Released(plan.release + 1, version, plan.champion.version, "rollback", True, decision.what.reason)
-        self._write(self._spec.name, released, now)
-        for incident in decision.what.incidents:
-            self._write(incident, Mitigated("rolled back", decision.id), now)
+        what, former = decision.what, self._plan().champion.version
+        try:
+            changed = roll_back(
+                self._spec,
+                self._stores,
+                version,
+                reason=what.reason,
+                decided_by="replay",
+                now=now,
+                origin=decision.id,
+            )
+        except ChangeRefused as refusal:
+            return "refused", str(refusal)
+        self._write(
+            self._spec.name, Released(changed.plan.release, version, former, "rollback", True, what.reason), now
+        )
+        self._mitigated(decision, "rolled back", now)
         self._rollbacks += 1
         return "done", f"version {version} serves again"
 
-    def _entrant(self, release: Release) -> Entrant:
-        manifest = self._stores.bundles.get(release.bundle).manifest
-        features = tuple(one.name for one in manifest.features)
-        return Entrant(release, features, manifest.fallback_value, manifest.as_of)
+    def _mask(self, decision: Decision, now: datetime) -> tuple[Outcome, str]:
+        what = decision.what
+        features = tuple(name for name in what.details["masked"].split(",") if name)
+        try:
+            mask(
+                self._spec,
+                self._stores,
+                features,
+                reason=what.reason,
+                decided_by="replay",
+                now=now,
+                origin=decision.id,
+            )
+        except ChangeRefused as refusal:
+            return "refused", str(refusal)
+        self._mitigated(decision, "imputed", now)
+        return "done", ""
+
+    def _mitigated(self, decision: Decision, how: str, now: datetime) -> None:
+        for incident in decision.what.incidents:
+            self._write(incident, Mitigated(how, decision.id), now)
 
     def _train(self, as_of: datetime, request: TrainingRequest, *, first: bool = False) -> tuple[Outcome, str]:
         """Train, judge and release as `<model>_lifecycle` does."""
@@ -425,6 +452,13 @@ def train_and_release(
     return "done", plan.reason, plan
 
 
+def _label_windows(spec: ModelSpec, delay: timedelta) -> int:
+    """How many windows it takes until labels are there."""
+    calendar = Windows.of(spec)
+    begin, end = calendar.bounds(calendar.first)
+    return math.ceil(delay / (end - begin))
+
+
 def not_better(request: TrainingRequest, evaluation: Evaluation) -> bool:
     """Was a candidate, which drift alone asked for, held back only because it is not better than the champion?"""
     failed = [gate.gate for gate in evaluation.gates if not gate.passed]
@@ -433,10 +467,6 @@ def not_better(request: TrainingRequest, evaluation: Evaluation) -> bool:
         and bool(failed)
         and all(name.endswith("_not_worse_than_champion") for name in failed)
     )
-
-
-def _origin(decision: Decision, now: datetime) -> Origin:
-    return Origin(decision.id, decision.what.reason, "replay", now)
 
 
 @dataclass(frozen=True)
