@@ -98,7 +98,10 @@ def _answered(
     spec: ModelSpec, readings: Readings, champion: Release, window: str
 ) -> tuple[pd.DataFrame, Floats, Floats] | None:
     """Features, truths and outputs of the labelled rows that the champion, not its fallback, answered in a window."""
-    answers, labelled = readings.answers(window).of_one_version(), readings.labelled(window)
+    try:
+        answers, labelled = readings.answers(window).of_one_version(), readings.labelled(window)
+    except FileNotFoundError:  # no traffic came in it
+        return None
     if labelled.bundle != champion.bundle:
         return None
     rows = answers.rows[labelled.at]
