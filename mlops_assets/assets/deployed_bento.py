@@ -10,6 +10,7 @@ from mlops_assets.assets.frames import FrameTypes
 from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.training_request import requested
 from mlops_assets.operations.release import Released, ReleaseRefused, deploy, final_fit, require_verdict
 from mlops_assets.operations.train import Candidate, Fitted
 from mlops_assets.resources import StoresResource, TrackingResource
@@ -55,12 +56,12 @@ def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinit
         trained_model: Candidate,
         evaluation: Evaluation,
     ) -> Iterator[dg.Output[str] | dg.AssetCheckResult]:
-        opened = stores.open()
+        opened, asked = stores.open(), requested(spec, validated_features)
         tracking.run(context, spec.name)
         try:
             require_verdict(trained_model, evaluation)
-            final = final_fit(spec, opened, validated_features, trained_model)
-            released = deploy(spec, opened, trained_model, evaluation, final, decided_by=f"run:{context.run.run_id}")
+            final = final_fit(asked, opened, validated_features, trained_model)
+            released = deploy(asked, opened, trained_model, evaluation, final, decided_by=f"run:{context.run.run_id}")
         except ReleaseRefused as refusal:
             yield dg.AssetCheckResult(asset_key=key, check_name="released", passed=False, description=str(refusal))
             raise dg.Failure(f"{refusal}; the champion stays", allow_retries=False) from refusal

@@ -12,6 +12,7 @@ from mlops_assets.assets.pictures import as_markdown, evaluation_figures, png
 from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.evaluation import Evaluation, GateResult
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.training_request import requested
 from mlops_assets.operations.evaluate import Judgement, evaluate
 from mlops_assets.operations.train import Candidate
 from mlops_assets.resources import StoresResource, TrackedRun, TrackingResource
@@ -45,7 +46,8 @@ def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
         trained_model: Candidate,
     ) -> dg.MaterializeResult:
         run = tracking.run(context, spec.name)
-        judgement = evaluate(spec, stores.open(), validated_features, trained_model)
+        asked = requested(spec, validated_features)
+        judgement = evaluate(asked, stores.open(), validated_features, trained_model)
         pictures = {
             name: png(figure)
             for name, figure in evaluation_figures(

@@ -9,6 +9,7 @@ from mlops_assets.core.imputation import PlanImputer, encode_plan
 from mlops_assets.core.manifest import ImputationPlan
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import training_as_of
+from mlops_assets.core.training_request import requested
 from mlops_assets.operations.train import plan_imputation
 
 PLAN = "imputation_plan"
@@ -40,8 +41,9 @@ def imputed_features_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefin
         ],
     )
     def imputed_features(validated_features: pd.DataFrame) -> dg.MaterializeResult:
-        plan, rows = plan_imputation(spec, validated_features, training_as_of(validated_features))
-        imputer = PlanImputer.from_plan(plan, spec)
+        asked = requested(spec, validated_features)
+        plan, rows = plan_imputation(asked, validated_features, training_as_of(validated_features))
+        imputer = PlanImputer.from_plan(plan, asked)
         imputed = imputer.fit_transform(rows.whole[list(spec.feature_names)])
         imputed.attrs = {**validated_features.attrs, PLAN: encode_plan(plan)}
         table = _plan_table(plan)

@@ -11,6 +11,7 @@ from mlops_assets.core.history import DATA_HASH
 from mlops_assets.core.imputation import decode_plan
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import training_as_of
+from mlops_assets.core.training_request import requested
 from mlops_assets.operations.train import Candidate, Fitted, is_reproducible, run_parameters, train
 from mlops_assets.resources import StoresResource, TrackingResource
 
@@ -49,9 +50,9 @@ def trained_model_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefiniti
         validated_features: pd.DataFrame,
         imputed_features: pd.DataFrame,
     ) -> dg.MaterializeResult:
-        run = tracking.run(context, spec.name)
+        run, asked = tracking.run(context, spec.name), requested(spec, validated_features)
         candidate, fitted, rows = train(
-            spec,
+            asked,
             stores.open(),
             validated_features,
             decode_plan(imputed_features.attrs[PLAN]),
@@ -59,8 +60,8 @@ def trained_model_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefiniti
             validated_features.attrs[DATA_HASH],
             (run.id, context.run.run_id),
         )
-        run.mlflow.log_params(run_parameters(spec, candidate))
-        reproducible = is_reproducible(spec, rows.fit, candidate.plan, candidate.classes)
+        run.mlflow.log_params(run_parameters(asked, candidate))
+        reproducible = is_reproducible(asked, rows.fit, candidate.plan, candidate.classes)
         return dg.MaterializeResult(
             value=candidate,
             metadata=_metadata(candidate, fitted, stores),

@@ -102,10 +102,12 @@ def run_lifecycle(
     as_of: str | None = None,
     selection: list[str] | None = None,
     instance: dg.DagsterInstance | None = None,
+    asked: dict[str, Any] | None = None,
 ) -> Run:
-    """Run the model's job in this process; a failure is part of the result."""
+    """Run the model's job in this process; a failure is part of the result. `asked` is configured beside `as_of`."""
     definitions = dg.Definitions.merge(lifecycle_definitions(spec), dg.Definitions(resources=make_resources(str(home))))
-    config = {} if as_of is None else {"ops": {f"{spec.name}__raw_data": {"config": {"as_of": as_of}}}}
+    wanted = ({} if as_of is None else {"as_of": as_of}) | (asked or {})
+    config = {"ops": {f"{spec.name}__raw_data": {"config": wanted}}} if wanted else {}
     job = definitions.resolve_job_def(f"{spec.name}_lifecycle")
     keys = None if selection is None else [dg.AssetKey([spec.name, name]) for name in selection]
     result = job.execute_in_process(

@@ -1,0 +1,59 @@
+"""A lifecycle run does what it is asked to do otherwise than declared, in every asset."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.train import Candidate
+from mlops_assets_tests.assets.lifecycle import LIVE_FROM, Run, make_rows, make_spec, run_lifecycle
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.parquet"
+    make_rows().to_parquet(path, index=False)
+    return path
+
+
+def candidate_of(run: Run) -> Candidate:
+    one: Candidate = run.stores.lake.read_document("delay", "trained_model", Candidate)
+    return one
+
+
+def test_a_window_and_features_left_out_reach_the_model_in_service(home: Path, table: Path) -> None:
+    run = run_lifecycle(make_spec(table), home, asked={"trigger": "feed", "without": ["wind"], "window": "40d"})
+    assert run.result.success, run.failure()
+    assert candidate_of(run).plan.dropped == ("wind",)
+    assert (LIVE_FROM - candidate_of(run).training_start).days in (39, 40)
+    plan = Stores(run.stores.home).releases.current("delay")
+    assert plan is not None
+    manifest = run.stores.bundles.get(plan.champion.bundle).manifest
+    assert manifest.imputation.dropped == ("wind",)
+    assert (LIVE_FROM - manifest.training_start).days in (39, 40)
+
+
+def test_what_drift_asks_for_must_be_better_than_the_champion(home: Path, table: Path) -> None:
+    spec = make_spec(table)
+    assert run_lifecycle(spec, home, as_of="2024-02-20T00:00:00Z").result.success
+    run = run_lifecycle(spec, home, asked={"trigger": "drift"})
+    assert run.failed_checks == {"brier_not_worse_than_champion"}
+    assert not run.result.success
+    assert run_lifecycle(spec, home, asked={"trigger": "performance"}).result.success, "the margin counts again"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"trigger": "boredom"}, "trigger 'boredom' is none: write one of hand, schedule, performance, drift, feed"),
+        ({"window": "three weeks"}, "window 'three weeks' is no duration: write it like '90d'"),
+        ({"window": "0d"}, "window '0d' is no duration"),
+        ({"without": ["snow"]}, "without: model 'delay' cannot be trained without 'snow'; choose of carrier, temp"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused_with_its_remedy(
+    home: Path, table: Path, asked: dict[str, Any], said: str
+) -> None:
+    run = run_lifecycle(make_spec(table), home, asked=asked)
+    assert said in run.failure()
