@@ -44,7 +44,7 @@ def champion_of(spec: ModelSpec, stores: Stores) -> Champion | None:
     if plan is None:
         return None
     manifest = stores.bundles.get(plan.champion.bundle).manifest
-    return Champion(plan.champion.version, manifest.training_end, manifest.training_rows, plan.masked)
+    return Champion(plan.champion.version, manifest.training_end, manifest.training_rows, plan.masked, plan.fallen_back)
 
 
 def entries_of(
