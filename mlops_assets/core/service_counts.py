@@ -5,6 +5,7 @@ from bisect import bisect_left
 import msgspec
 
 LATENCY_BOUNDS_MS = tuple(step * 10**power for power in range(5) for step in (1, 1.5, 2, 3, 5, 7))
+_BOUNDS_SECONDS = tuple(bound / 1e3 for bound in LATENCY_BOUNDS_MS)
 
 
 class ServiceCounts(msgspec.Struct, frozen=True):
@@ -40,13 +41,12 @@ class ServiceCounter:
     """Counts the requests to one release in one worker. For a single thread; others may read."""
 
     def __init__(self) -> None:
-        self._answered = self._failed = self._shed = 0
+        self._failed = self._shed = 0
         self._bins = [0] * (len(LATENCY_BOUNDS_MS) + 1)
 
     def observe(self, status: int, seconds: float) -> None:
         if status == 200:
-            self._answered += 1
-            self._bins[bisect_left(LATENCY_BOUNDS_MS, seconds * 1e3)] += 1
+            self._bins[bisect_left(_BOUNDS_SECONDS, seconds)] += 1
         elif status in (429, 503):
             self._shed += 1
         elif status >= 500:
@@ -57,6 +57,5 @@ class ServiceCounter:
         for count in reversed(self._bins[1:]):
             above += count
             slower.append(above)
-        return ServiceCounts(
-            self._answered, self._failed, self._shed, tuple(reversed(slower)) if self._answered else ()
-        )
+        answered = above + self._bins[0]
+        return ServiceCounts(answered, self._failed, self._shed, tuple(reversed(slower)) if answered else ())

@@ -6,13 +6,17 @@ from mlops_assets.core.rollout import Origin, ReleasePlan, reversal
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.smoke import SmokeTest, smoke_test
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.supervise import NotLive, wait_until_live
+from mlops_assets.operations.supervise import NotLive, RefusedByWorker, wait_until_live
 from mlops_assets.stores.registry import AliasMove
 from mlops_assets.stores.releases import ReleaseConflict
 
 
 class DoesNotAnswer(RuntimeError):
-    """What was published is not loaded everywhere, or answers wrongly."""
+    """What was published is refused by a worker, or answers wrongly."""
+
+
+class NotEverywhere(DoesNotAnswer):
+    """What was published is not loaded by every worker yet, and nothing worse is known of it."""
 
 
 def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, SmokeTest]:
@@ -21,12 +25,16 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
     Raises
     ------
     DoesNotAnswer
-        When a worker refuses the plan or does not get to it in time, or an answer is not what the plan says.
+        When a worker refuses the plan, or an answer is not what the plan says.
+    NotEverywhere
+        When the time is up before every worker has it.
     """
     try:
         workers = wait_until_live(stores.home, spec.name, plan.release, spec.release.confirm_timeout.total_seconds())
-    except NotLive as error:
+    except RefusedByWorker as error:
         raise DoesNotAnswer(str(error)) from error
+    except NotLive as error:
+        raise NotEverywhere(str(error)) from error
     smoke = smoke_test(stores, plan)
     if not smoke.passed:
         raise DoesNotAnswer(smoke.why)

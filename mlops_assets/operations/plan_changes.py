@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from mlops_assets.core.rollout import Origin, ReleasePlan, outcome_of
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.confirm import DoesNotAnswer, confirm, move_champion, take_back
+from mlops_assets.operations.confirm import DoesNotAnswer, NotEverywhere, confirm, move_champion, take_back
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.releases import ReleaseConflict
@@ -22,7 +22,7 @@ class ChangeRefused(RuntimeError):
 
 
 class ChangeFailed(RuntimeError):
-    """The change was made, did not hold in service, and was taken back; it may be tried again."""
+    """The change did not hold in service and was taken back, or is not everywhere yet; to try again is worth while."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def carry_out(
     ChangeRefused
         When the model has no release, the step refuses, or another plan is published at the same time.
     ChangeFailed
-        When a worker refuses the plan or answers otherwise.
+        When a worker refuses the plan or answers otherwise, and all is as before; or when a worker has not got to it in
+        time: then it stays in force, and trying again waits for the rest.
     """
     for _ in range(2):
         history = stores.releases.history(spec.name)
@@ -116,6 +117,11 @@ def _finish(
         move_champion(stores, plan)
     try:
         workers, smoke = confirm(spec, stores, plan)
+    except NotEverywhere as failure:
+        # Half the way to the better version is no reason to put the worse one back.
+        raise ChangeFailed(
+            f"model {spec.name!r}: {failure}; it stays in force, try again to wait for them"
+        ) from failure
     except DoesNotAnswer as failure:
         done = "it was in force before, and stays"
         if is_ours:

@@ -39,6 +39,10 @@ class NotLive(RuntimeError):
     """A worker refused a release, or not every worker had it in time."""
 
 
+class RefusedByWorker(NotLive):
+    """A worker cannot load a release; to wait longer is of no use."""
+
+
 @dataclass(frozen=True)
 class ServiceOptions:
     """How a service is run.
@@ -209,8 +213,10 @@ def wait_until_live(home: Home, model: str, release: int, timeout: float = 30.0)
 
     Raises
     ------
+    RefusedByWorker
+        When a worker refuses the release, with its reason.
     NotLive
-        When a worker refuses the release, with its reason, or the time is up, naming the workers that lag behind.
+        When the time is up, naming the workers that lag behind.
     """
     workers = WorkerStore(home.workers)
     deadline = time.monotonic() + timeout
@@ -221,7 +227,7 @@ def wait_until_live(home: Home, model: str, release: int, timeout: float = 30.0)
             return len(live)
         for worker in behind:
             if model in worker.errors:
-                raise NotLive(
+                raise RefusedByWorker(
                     f"worker {worker.worker} refuses release {release} of {model} and stays on release "
                     f"{_release_of(worker, model)}: {worker.errors[model]}"
                 )

@@ -16,7 +16,7 @@ from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRe
 from mlops_assets.operations.rollback import RollbackRefused, fall_back, force_release, mask, recover, retire, roll_back
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.supervise import NotLive
+from mlops_assets.operations.supervise import NotLive, RefusedByWorker
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.releases import ReleaseStore
 from mlops_assets_tests.operations.rollback_examples import NOON, bundled, registry_of, released, stores_in
@@ -344,7 +344,7 @@ class TestTakenBack:
 
         def wait(home: Home, model: str, release: int, timeout: float) -> int:
             if refuses[0]:
-                raise NotLive(f"worker w refuses release {release}: no memory")
+                raise RefusedByWorker(f"worker w refuses release {release}: no memory")
             return 2
 
         monkeypatch.setattr(confirm, "wait_until_live", wait)
@@ -374,6 +374,23 @@ class TestTakenBack:
         monkeypatch.setattr(confirm, "smoke_test", lambda stores, plan: SmokeTest(False, "golden rows differ"))
         with pytest.raises(ChangeFailed, match="golden rows differ; version 3 serves again"):
             back(stores)
+
+    @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+    def test_what_a_worker_has_not_got_to_yet_stays_and_is_waited_for_again(
+        self, stores: Stores, verb: Verb, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Half the workers on the good version once were put back on the bad one, because the others were late."""
+
+        def late(home: Home, model: str, release: int, timeout: float) -> int:
+            raise NotLive("after 30 s release 4 is not loaded by w (release 3)")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(confirm, "wait_until_live", late)
+            with pytest.raises(ChangeFailed, match=r"not loaded by w \(release 3\); it stays in force"):
+                verb(stores, "d-1")
+        assert (current(stores).release, current(stores).rollout) == (4, "d-1")
+        changed = verb(stores, "d-1")
+        assert (changed.is_new, changed.plan) == (False, current(stores))
 
     def test_what_was_in_force_before_is_not_taken_back(self, stores: Stores, refusing: Callable[[], None]):
         with pytest.raises(ChangeFailed, match="it was in force before, and stays"):
