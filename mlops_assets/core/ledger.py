@@ -1,6 +1,6 @@
 """What the ledger holds: facts about incidents, decisions and releases, each written once, and the state that follows from them.
 
-Values and one pure fold; keeping facts is the business of `stores/ledger.py`, and what to do next that of `core/response.py`.
+Values and one pure fold; keeping facts is the business of `stores/ledger.py`, and what to do next that of `core/response`.
 """
 
 from collections.abc import Iterable
