@@ -16,6 +16,7 @@ from rich.table import Table
 import mlops_assets
 from mlops_assets.cli_ledger import add_ledger_commands
 from mlops_assets.cli_replay import add_replay_command
+from mlops_assets.cli_scorecard import add_scorecard_command
 from mlops_assets.stores.home import Home
 
 app = typer.Typer(
@@ -317,6 +318,7 @@ def _or_dash(value: object) -> str:
 
 add_ledger_commands(app)
 add_replay_command(app)
+add_scorecard_command(app)
 
 if __name__ == "__main__":
     app()
