@@ -48,5 +48,6 @@ def test_it_is_made_again_by_itself() -> None:
     definitions = dg.Definitions.merge(scorecard_definitions(), dg.Definitions(resources=make_resources()))
     schedule = definitions.resolve_schedule_def("scorecard_hourly")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
-    assert definitions.resolve_job_def(schedule.job_name).asset_layer.executable_asset_keys == {KEY}
+    assert schedule.job_name == "scorecard_refresh"
+    assert definitions.resolve_job_def("scorecard_refresh").asset_layer.executable_asset_keys == {KEY}
     assert definitions.resolve_assets_def(KEY).group_names_by_key == {KEY: "deployment"}
