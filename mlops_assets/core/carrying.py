@@ -113,7 +113,7 @@ def next_step(
     held
         Why nothing may begin now, see `held_back`; what has begun is ended all the same.
     released
-        Why another version answers by one of these runs; None where none does.
+        Why another version answers that one of these runs has released; None where none does.
     """
     if decision.is_final:
         return Wait("it is over")
@@ -146,11 +146,12 @@ def _after_run(decision: Decision, run: KnownRun, attempts: int, released: str |
 
 
 def outcome_of(run: KnownRun, trigger: str, released: str | None) -> tuple[Outcome, str]:
-    """What a lifecycle run that has ended came to, and why. One that a person has cancelled is not tried again."""
-    if released is not None:
-        return "done", released
+    """What a lifecycle run that has ended came to, and why. One that a person has cancelled is not tried again.
+
+    A run that died after it had released another version has failed: the next attempt finds the release and finishes it.
+    """
     if run.state == "succeeded":
-        return "unchanged", "the champion is that very model"
+        return ("unchanged", "the champion is that very model") if released is None else ("done", released)
     if run.refused_by:
         why = "; ".join(f"{gate.name}: {gate.why}" for gate in run.refused_by)
         return ("unchanged" if _not_better(run, trigger) else "refused"), why

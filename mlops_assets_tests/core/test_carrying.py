@@ -105,9 +105,13 @@ def test_the_next_step(state: str) -> None:
     assert next_step(decision(*facts), runs, attempts=2, now=NOW) == step
 
 
-def test_a_release_counts_though_its_run_died_after_it() -> None:
-    step = next_step(decision(RETRAIN), [FAILED], attempts=2, now=NOW, released="version 4 passed")
-    assert step == Settle("done", 1, "run-1", "version 4 passed")
+def test_a_release_whose_run_died_is_finished_by_the_next_attempt() -> None:
+    made = "version 4 passed"
+    first = next_step(decision(RETRAIN), [FAILED], attempts=2, now=NOW, released=made)
+    assert first == Settle("failed", 1, "run-1", "out of memory")
+    again = decision(RETRAIN, Ended("failed", 1, "run-1"))
+    second = next_step(again, [FAILED, run("succeeded", 2)], attempts=2, now=NOW, released=made)
+    assert second == Settle("done", 2, "run-2", made)
 
 
 def test_a_run_that_never_appears_was_an_attempt() -> None:

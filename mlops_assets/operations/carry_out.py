@@ -1,0 +1,319 @@
+"""Carrying decisions out: what has ended is settled, what is due is done, and trainings are asked for.
+
+The next step is decided in `core/carrying.py`. Everything can be repeated after a stop at any point: what is written has a key,
+a change of the release plan goes by the id of its decision, and a training by the key of its run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypedDict
+
+from mlops_assets.core.carrying import (
+    Begin,
+    KnownRun,
+    Line,
+    Note,
+    Settle,
+    Wait,
+    held_back,
+    is_automatic,
+    next_step,
+    of_runs,
+    settled,
+)
+from mlops_assets.core.ledger import Decision, Entry, Outcome, Record, Released, Started
+from mlops_assets.core.rollout import ReleasePlan, outcome_of
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.look import newest_judged
+from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused
+from mlops_assets.operations.rollback import fall_back, mask, roll_back
+from mlops_assets.operations.stores import Stores
+from mlops_assets.stores.files import locked, make_folder
+
+DECISION_TAG, ATTEMPT_TAG = "mlops_assets/decision", "mlops_assets/attempt"
+TRIGGER_TAG, INCIDENTS_TAG = "mlops_assets/trigger", "mlops_assets/incidents"
+
+
+class Runs(Protocol):
+    """The runs of one model, wherever they are recorded."""
+
+    def of(self, decision: str) -> tuple[KnownRun, ...]:
+        """Those that a decision has asked for, oldest first."""
+        ...
+
+    def ended(self, job: str) -> tuple[KnownRun, ...]:
+        """The last ones of the job `<model>_<job>` that have ended, newest first."""
+        ...
+
+    def decision_of(self, run: str) -> str | None:
+        """The decision that asked for a run; None where it is not known, or nobody's."""
+        ...
+
+
+class NoRuns:
+    """For where there are none to be asked for, such as the command line."""
+
+    def of(self, decision: str) -> tuple[KnownRun, ...]:
+        return ()
+
+    def ended(self, job: str) -> tuple[KnownRun, ...]:
+        return ()
+
+    def decision_of(self, run: str) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
+class TrainingWanted:
+    """A lifecycle run that is to be started; the same `key` stands for the same run."""
+
+    decision: Decision
+    attempt: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.decision.id}/{self.attempt}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        what = self.decision.what
+        tags = {
+            DECISION_TAG: self.decision.id,
+            ATTEMPT_TAG: str(self.attempt),
+            TRIGGER_TAG: what.details.get("trigger", "hand"),
+            INCIDENTS_TAG: ",".join(what.incidents),
+        }
+        return {name: text for name, text in tags.items() if text}
+
+    def config(self) -> dict[str, object]:
+        """The run's configuration, of `raw_data`."""
+        details = self.decision.what.details
+        asked: dict[str, object] = {"trigger": details.get("trigger", "hand")}
+        asked |= {name: details[name] for name in ("as_of", "window") if details.get(name)}
+        if without := [name for name in details.get("without", "").split(",") if name]:
+            asked["without"] = without
+        return {"ops": {f"{self.decision.model}__raw_data": {"config": asked}}}
+
+
+class Carrier:
+    """Carries out what is decided about one model, in the name of `actor`."""
+
+    def __init__(self, spec: ModelSpec, stores: Stores, runs: Runs, clock: Callable[[], datetime], actor: str) -> None:
+        self._spec, self._stores, self._runs, self._clock, self._actor = spec, stores, runs, clock, actor
+
+    def carry_on(self) -> tuple[TrainingWanted, ...]:
+        """Go on with every decision that is open, as far as that goes now; the trainings that the caller is to start.
+
+        Raises
+        ------
+        LedgerUnavailable, OSError
+            When a store is out of reach; then the rest is left to the next time.
+        """
+        wanted = []
+        for decision in self.record.open_decisions:
+            training = self.carry_out(decision.id)
+            if training is not None:
+                wanted.append(training)
+        self._note_releases()
+        return tuple(wanted)
+
+    def carry_out(self, decision: str) -> TrainingWanted | None:
+        """Go on with one decision until it is over or has to wait; a training that the caller is to start, if it wants one."""
+        for _ in range(2 * self._spec.response.attempts + 2):
+            record = self.record
+            one = next(known for known in record.decisions if known.id == decision)
+            match self._next(record, one):
+                case Wait():
+                    return None
+                case Note(attempt, run):
+                    self._write(one, [(one.id, Started(attempt, run), f"{one.id} started {attempt} {run}")])
+                    return None
+                case Settle() as end:
+                    self._settle(record, one, end)
+                case Begin(attempt) if one.what.action == "retrain":
+                    return TrainingWanted(one, attempt)
+                case Begin():
+                    self._change(one.id)
+                    return None
+        return None
+
+    def tell_of_runs(self) -> None:
+        """Open, join and close the incidents of runs that fail for another reason than a gate."""
+        for job in ("lifecycle", "monitoring"):
+            if lines := of_runs(self.record, job, self._runs.ended(job)):
+                self._write_at(newest_judged(self._spec, self._stores), lines)
+
+    @property
+    def record(self) -> Record:
+        return self._stores.ledger.of(self._spec.name)
+
+    def _next(self, record: Record, one: Decision) -> Begin | Note | Settle | Wait:
+        runs = self._runs.of(one.id) if one.what.action == "retrain" and not one.is_final else ()
+        return next_step(
+            one,
+            runs,
+            attempts=self._spec.response.attempts,
+            now=self._clock(),
+            held=held_back(record, one),
+            released=self._released_by(runs),
+        )
+
+    def _released_by(self, runs: tuple[KnownRun, ...]) -> str | None:
+        """Why a plan that one of these runs has published is in force; None where there is none, or it was taken back."""
+        names = {f"run:{run.id}" for run in runs}
+        if not names:
+            return None
+        history = self._stores.releases.history(self._spec.name)
+        mine = [plan for plan in history if plan.decided_by in names]
+        if not mine or _is_reversal(history, mine[-1]):
+            return None
+        return f"version {mine[-1].champion.version} serves with release {mine[-1].release}: {mine[-1].reason}"
+
+    def _change(self, decision: str) -> None:
+        """Change the release plan as decided. One process at a time does so; who comes later finds it done."""
+        make_folder(self._stores.home.root)
+        with locked(self._stores.home.root / f".change-{self._spec.name}.lock"):
+            record = self.record
+            one = next(known for known in record.decisions if known.id == decision)
+            step = self._next(record, one)
+            if not isinstance(step, Begin):
+                return
+            key = f"{one.id} started {step.attempt}"
+            self._write(one, [(one.id, Started(step.attempt), key)])
+            outcome, detail = self._changed(one, step.attempt)
+            self._settle(self.record, one, Settle(outcome, step.attempt, "", detail))
+
+    def _changed(self, one: Decision, attempt: int) -> tuple[Outcome, str]:
+        try:
+            changed = self._apply(one)
+        except ChangeRefused as error:
+            # A freeze is one also where there is nothing to go back to.
+            return ("done" if one.what.action == "freeze" else "refused"), str(error)
+        except ChangeFailed as error:
+            if attempt < self._spec.response.attempts:
+                return "failed", str(error)
+            return ("done" if one.what.action == "freeze" else "abandoned"), str(error)
+        if changed is None:
+            return "done", "automation is frozen"
+        ours = changed.plan.rollout == one.id
+        return ("done" if ours or one.what.action == "freeze" else "unchanged"), _told(changed)
+
+    def _apply(self, one: Decision) -> Changed | None:
+        spec, stores, details = self._spec, self._stores, one.what.details
+        version = int(details["version"]) if details.get("version") else None
+        about = int(details["instead_of"]) if details.get("instead_of") else None
+        said = _Said(reason=one.what.reason, decided_by=one.actor, now=self._clock(), origin=one.id)
+        match one.what.action:
+            case "roll back":
+                return roll_back(spec, stores, version, instead_of=about, **said)
+            case "freeze":
+                return None if version is None else roll_back(spec, stores, version, **said)
+            case "impute":
+                features = tuple(name for name in details.get("masked", "").split(",") if name)
+                return mask(spec, stores, features, **said)
+            case "fall back":
+                return fall_back(spec, stores, **said)
+            case other:
+                raise ValueError(f"{one.id}: nobody knows how to {other}")
+
+    def _settle(self, record: Record, one: Decision, end: Settle) -> None:
+        self._write(one, settled(record, one, end))
+
+    def _note_releases(self) -> None:
+        note_releases(self._spec, self._stores, self._actor, self._clock, self._runs)
+
+    def _write(self, one: Decision, lines: list[Line]) -> None:
+        self._write_at(one.now, lines)
+
+    def _write_at(self, now: datetime | None, lines: list[Line]) -> None:
+        at = self._clock()
+        entries = [
+            Entry(self._spec.name, subject, fact, self._actor, at, now, key or None) for subject, fact, key in lines
+        ]
+        if entries:
+            self._stores.ledger.record(*entries)
+
+
+def note_releases(
+    spec: ModelSpec, stores: Stores, actor: str, clock: Callable[[], datetime], runs: Runs
+) -> tuple[Released, ...]:
+    """Write down every change of the version that answers which the ledger does not know yet, however it came about."""
+    current, record = stores.releases.current(spec.name), stores.ledger.of(spec.name)
+    noted = max((one.released.release for one in record.releases), default=0)
+    if current is None or current.release <= noted:
+        return ()
+    history, new = stores.releases.history(spec.name), []
+    for plan in history[noted:]:
+        before = history[plan.release - 2] if plan.release > 1 else None
+        if before is not None and plan.champion.version == before.champion.version and not _returns(before, plan):
+            continue
+        decision = _decision_of(record, plan, runs)
+        released = Released(
+            plan.release,
+            plan.champion.version,
+            None if before is None else before.champion.version,
+            _strategy(history, plan),
+            decision is not None and is_automatic(decision),
+            plan.reason,
+        )
+        now = decision.now if decision is not None else None
+        if now is None:
+            now = max(plan.as_of, newest_judged(spec, stores) or plan.as_of)
+        key = f"{spec.name} release {plan.release}"
+        if stores.ledger.record(Entry(spec.name, spec.name, released, actor, clock(), now, key)):
+            new.append(released)
+    return tuple(new)
+
+
+def _returns(before: ReleasePlan, plan: ReleasePlan) -> bool:
+    return before.retired is not None and plan.retired is None
+
+
+def _decision_of(record: Record, plan: ReleasePlan, runs: Runs) -> Decision | None:
+    run = plan.decided_by.removeprefix("run:") if plan.decided_by.startswith("run:") else None
+    by_run = runs.decision_of(run) if run is not None else None
+    for one in record.decisions:
+        if one.id in (plan.rollout, by_run) or (run is not None and run in one.runs):
+            return one
+    return None
+
+
+def _strategy(history: tuple[ReleasePlan, ...], plan: ReleasePlan) -> str:
+    before = history[: plan.release - 1]
+    if plan.forced:
+        return "forced"
+    if before and _returns(before[-1], plan):
+        return "recovery"
+    if _is_reversal(history, plan):
+        return "reversal"
+    return "rollback" if any(one.champion == plan.champion for one in before) else "immediate"
+
+
+def _is_reversal(history: tuple[ReleasePlan, ...], plan: ReleasePlan) -> bool:
+    """Does this plan take back the one before it?"""
+    if plan.release < 3:
+        return False
+    former = history[plan.release - 2]
+    _, taken_back = outcome_of(history[: plan.release], former.rollout)
+    return taken_back
+
+
+class _Said(TypedDict):
+    """What every change of a plan is told."""
+
+    reason: str
+    decided_by: str
+    now: datetime
+    origin: str
+
+
+def _told(changed: Changed) -> str:
+    plan = changed.plan
+    what = f"version {plan.champion.version} serves with release {plan.release}"
+    if plan.masked:
+        what += f", {', '.join(plan.masked)} taken for missing"
+    if plan.fallen_back:
+        what += ", the constant as its answer"
+    where = f"{changed.workers} workers have it" if changed.workers else "no worker runs"
+    return f"{what}; {where}; {changed.smoke.why}"
