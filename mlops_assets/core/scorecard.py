@@ -21,8 +21,8 @@ Unit = Literal["share", "per 30 days", "s", "windows"]
 
 ALL_MODELS = "all models"
 MONTH = timedelta(days=30)
-ROLLBACK = "rollback"
-SAFE_STRATEGIES = frozenset({"shadow", "canary", "shadow-then-canary", ROLLBACK})
+GOING_BACK = frozenset({"rollback", "reversal"})
+SAFE_STRATEGIES = frozenset({"shadow", "canary", "shadow-then-canary"}) | GOING_BACK
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -244,9 +244,12 @@ def _safe_releases(parts: Sequence[_Part]) -> Figure:
         if one.released.former is not None and one.released.former != one.released.version
     ]
     safe = sum(one.strategy in SAFE_STRATEGIES for one in changes)
-    back = sum(one.strategy == ROLLBACK for one in changes)
+    back = sum(one.strategy in GOING_BACK for one in changes)
     others = sorted({one.strategy for one in changes} - SAFE_STRATEGIES)
-    notes = [f"{back} of them rollbacks" if back else "", f"not safe: {', '.join(others)}" if others else ""]
+    notes = [
+        f"{back} of them back to a version that has served" if back else "",
+        f"not safe: {', '.join(others)}" if others else "",
+    ]
     return _share("releases by a safe strategy", safe, len(changes), "releases", SAFE_RELEASES, _joined(notes))
 
 
@@ -337,13 +340,13 @@ def _wall_clock(end_of: Callable[[Incident], datetime | None]) -> _Measure:
     """Seconds from the first bad row to an end, both by the wall clock."""
 
     def measure(part: _Part, incident: Incident) -> _Duration | None:
-        exact = incident.first_bad_at is not None
-        begin = incident.first_bad_at or part.first_served.get(min(incident.windows, default=""))
+        served = part.first_served.get(min(incident.windows, default=""))
+        begin = incident.first_bad_at or served
         end = end_of(incident)
         if begin is None:
             return None
         length = ((end or part.at) - begin).total_seconds()
-        return _Duration(length, incident.id, end is not None, exact) if length >= 0 else None
+        return _Duration(length, incident.id, end is not None, begin != served) if length >= 0 else None
 
     return measure
 

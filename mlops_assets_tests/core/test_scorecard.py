@@ -123,6 +123,8 @@ class TestTimes:
         served = live(0, first_served_at=AT - 7 * MINUTE)
         one = figure("time to detect", known(entry("i-1", opened(window=served.window)), windows=[served]))
         assert (one.value, one.note, one.met) == (420, "1 from the first answer of their window on", False)
+        told = entry("i-1", opened(window=served.window, first_bad_at=served.first_served_at))
+        assert figure("time to detect", known(told, windows=[served])) == one
 
     def test_where_nothing_is_known_nothing_is_said(self) -> None:
         one = figure("time to detect", known(entry("i-1", opened())))
@@ -174,11 +176,21 @@ class TestTimes:
 class TestReleases:
     def test_a_version_put_in_service_at_once_is_not_safe(self) -> None:
         changes = [
-            release(1, strategy) for strategy in ("shadow", "canary", "shadow-then-canary", "rollback", "immediate")
+            release(1, strategy)
+            for strategy in (
+                "shadow",
+                "canary",
+                "shadow-then-canary",
+                "rollback",
+                "reversal",
+                "immediate",
+                "forced",
+                "recovery",
+            )
         ]
         one = figure("releases by a safe strategy", known(*changes))
-        assert (one.value, one.events, one.met) == (0.8, 5, False)
-        assert one.note == "1 of them rollbacks; not safe: immediate"
+        assert (one.value, one.events, one.met) == (0.625, 8, False)
+        assert one.note == "2 of them back to a version that has served; not safe: forced, immediate, recovery"
 
     def test_the_first_release_and_what_changes_no_version_are_left_out(self) -> None:
         one = figure("releases by a safe strategy", known(release(None, "immediate"), release(9, "immediate")))
