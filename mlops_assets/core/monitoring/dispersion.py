@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from mlops_assets.core.monitoring.measures import Counts, Floats, Measured, Measures
 from mlops_assets.core.monitoring.pooling import fill, judged, pooled, rolled, scales_for, unfilled_are_one
 from mlops_assets.core.monitoring.season import Seasons
 from mlops_assets.core.monitoring.tails import (
-    binomial_at_least,
-    binomial_at_most,
     chi2_above,
     normal_above,
     student_above,
@@ -230,11 +229,17 @@ class Dispersion:
         return self._families(p, shape.reshape(p.shape[:2]), rows.reshape(p.shape[:2]), scales, newest)
 
     def _exact(self, grouped: Floats, rows: Floats, close: NDArray[np.bool_]) -> Floats:
-        """Two-sided binomial tails of the cells in question, since the normal ones are too light far out."""
+        """Two-sided tails of Fisher's exact test of the cells in question, since the normal ones are too light far out.
+
+        Given how many rows of window and reference together are in the cell, those of the window are hypergeometric (Fisher
+        1935), so that the reference's own error is in it, also where the window is as large.
+        """
         window, cell = np.nonzero(close)
-        share = np.clip(self._measures.shares[cell], 0.5 / self._measures.rows, 1.0)
+        reference = self._measures.rows
         count, total = grouped[window, cell], rows[window]
-        tail = np.minimum(binomial_at_most(count, total, share), binomial_at_least(count, total, share))
+        both = count + np.rint(self._measures.shares[cell] * reference)
+        above = stats.hypergeom.sf(count - 1, reference + total, both, total)
+        tail = np.minimum(above, stats.hypergeom.cdf(count, reference + total, both, total))
         p: Floats = np.minimum(2 * tail, 1.0)
         return p
 

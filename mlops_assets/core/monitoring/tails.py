@@ -37,11 +37,6 @@ def binomial_at_least(count: Floats, of: Floats, share: ArrayLike) -> Floats:
     return np.where(count > 0, some, 1.0)
 
 
-def binomial_at_most(count: Floats, of: Floats, share: ArrayLike) -> Floats:
-    """P(X ≤ count) of so many draws, 0 ≤ count ≤ of."""
-    return np.where(count < of, special.betaincc(count + 1.0, np.maximum(of - count, 1.0), share), 1.0)
-
-
 def negative_binomial_at_least(count: Floats, size: ArrayLike, share: ArrayLike) -> Floats:
     """P(X ≥ count) of the failures before `size` successes, each with chance `share`; `size` need not be whole."""
     return np.where(count > 0, special.betaincc(size, np.maximum(count, 1.0), share), 1.0)

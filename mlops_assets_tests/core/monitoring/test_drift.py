@@ -261,6 +261,15 @@ def test_false_alarms_on_independent_rows(detector: DriftDetector) -> None:
     assert alarms.sum() <= stats.binom.isf(0.001, len(windows), 0.001)
 
 
+def test_windows_larger_than_the_reference_raise_no_false_alarms() -> None:
+    """What a small reference says of a share is not exact: it was taken for that, and large windows alarmed."""
+    alarms = 0
+    for seed in range(40):
+        detector = DriftDetector(reference_of(rows_of(20 * ROWS, 1000 + seed)))
+        alarms += any(one.alarm for one in judged(detector, rows_of(60 * ROWS, seed)).features)
+    assert alarms <= stats.binom.isf(0.001, 40, 0.001)
+
+
 def test_scatter_between_blocks_is_learned() -> None:
     """A half-day mean that wanders by a standard deviation is no drift when it wanders the same way again."""
     detector = DriftDetector(reference_of(wandering(150, 10, seed=1)))
