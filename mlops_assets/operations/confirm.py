@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from mlflow.exceptions import MlflowException
+
 from mlops_assets.core.rollout import Origin, ReleasePlan, reversal
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.smoke import SmokeTest, smoke_test
@@ -17,6 +19,10 @@ class DoesNotAnswer(RuntimeError):
 
 class NotEverywhere(DoesNotAnswer):
     """What was published is not loaded by every worker yet, and nothing worse is known of it."""
+
+
+class AliasNotMoved(RuntimeError):
+    """The registry is out of reach: its alias still names the former champion, whoever answers."""
 
 
 def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, SmokeTest]:
@@ -66,5 +72,17 @@ def take_back(
 
 
 def move_champion(stores: Stores, plan: ReleasePlan) -> None:
-    """Point the registry's alias at the champion of a plan; done already, nothing happens."""
-    stores.registry.move_alias(plan.model, AliasMove("champion", plan.champion.version, plan.decided_at, plan.reason))
+    """Point the registry's alias at the champion of a plan; done already, nothing happens.
+
+    Raises
+    ------
+    AliasNotMoved
+        When the registry is out of reach, or does not know the version.
+    """
+    move = AliasMove("champion", plan.champion.version, plan.decided_at, plan.reason)
+    try:
+        stores.registry.move_alias(plan.model, move)
+    except MlflowException as error:
+        raise AliasNotMoved(
+            f"the alias 'champion' of {plan.model!r} could not be moved to version {move.version}: {error}"
+        ) from error

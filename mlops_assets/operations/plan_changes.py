@@ -9,7 +9,14 @@ from datetime import UTC, datetime
 
 from mlops_assets.core.rollout import Origin, ReleasePlan, outcome_of
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.confirm import DoesNotAnswer, NotEverywhere, confirm, move_champion, take_back
+from mlops_assets.operations.confirm import (
+    AliasNotMoved,
+    DoesNotAnswer,
+    NotEverywhere,
+    confirm,
+    move_champion,
+    take_back,
+)
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.releases import ReleaseConflict
@@ -70,7 +77,7 @@ def carry_out(
         When the model has no release, the step refuses, or another plan is published at the same time.
     ChangeFailed
         When a worker refuses the plan or answers otherwise, and all is as before; or when a worker has not got to it in
-        time: then it stays in force, and trying again waits for the rest.
+        time, or the registry is out of reach: then it stays in force, and trying again does the rest.
     """
     for _ in range(2):
         history = stores.releases.history(spec.name)
@@ -113,8 +120,7 @@ def _finish(
         told = SmokeTest(True, f"release {plan.release} was published for this; release {newest} has followed since")
         return Changed(plan, former, 0, told, is_new, newest)
     moves_alias = before is None or before.champion != plan.champion
-    if moves_alias:
-        move_champion(stores, plan)
+    not_moved = _move(stores, plan) if moves_alias else None
     try:
         workers, smoke = confirm(spec, stores, plan)
     except NotEverywhere as failure:
@@ -128,6 +134,18 @@ def _finish(
             done = take_back(stores, plan, str(failure), origin.decided_by, datetime.now(UTC), withdraw=False)
             newest_plan = stores.releases.current(spec.name)
             if moves_alias and newest_plan is not None:
-                move_champion(stores, newest_plan)
+                not_moved = _move(stores, newest_plan)
+                done += "" if not_moved is None else f"; {not_moved}"
         raise ChangeFailed(f"model {spec.name!r} release {plan.release} does not hold: {failure}; {done}") from failure
+    if not_moved is not None:
+        raise ChangeFailed(f"model {spec.name!r}: release {plan.release} is in force, but {not_moved}; try again")
     return Changed(plan, former, workers, smoke, is_new)
+
+
+def _move(stores: Stores, plan: ReleasePlan) -> str | None:
+    """Move the alias; why not, where the registry is out of reach: callers must not wait for it."""
+    try:
+        move_champion(stores, plan)
+    except AliasNotMoved as error:
+        return str(error)
+    return None

@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
+
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.rollout import Entrant, Release
 from mlops_assets.core.scoring.load import verified_scorer
@@ -78,7 +80,11 @@ def _copies(stores: Stores, model: str, release: Release, folder: Path, found: l
     """Folders with a copy, the nearest first; what was looked for in vain is added to `found`."""
     name = release.bundle.removeprefix("sha256:")
     yield from sorted(bento_path(stores.home, "predictor:any").parent.glob(f"*/src/carried/bundles/{name}"))
-    versions = {facts.version: facts for facts in stores.registry.versions(model)}
+    try:
+        versions = {facts.version: facts for facts in stores.registry.versions(model)}
+    except MlflowException as error:
+        found.append(f"MLflow is out of reach: {error}")
+        return
     if release.version not in versions:
         found.append(f"MLflow has no version {release.version} of {model}")
         return

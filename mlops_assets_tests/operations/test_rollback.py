@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from mlflow.exceptions import MlflowException
 
 from mlops_assets.core.rollout import Release, ReleasePlan
 from mlops_assets.core.scoring.scorer import GoldenRows
@@ -396,6 +397,38 @@ class TestTakenBack:
         with pytest.raises(ChangeFailed, match="it was in force before, and stays"):
             back(stores, 3)
         assert current(stores).release == 3
+
+
+class TestRegistryOutOfReach:
+    @pytest.fixture
+    def locked(self, stores: Stores) -> Callable[[], None]:
+        """A registry that answers nothing until the returned function is called."""
+        context = pytest.MonkeyPatch()
+
+        def fail(*given: Any) -> Any:
+            raise MlflowException("database is locked")
+
+        for name in ("move_alias", "aliased", "versions"):
+            context.setattr(registry_of(stores), name, fail)
+        return context.undo
+
+    def test_the_earlier_version_serves_all_the_same_and_the_alias_follows(
+        self, stores: Stores, locked: Callable[[], None]
+    ):
+        with pytest.raises(
+            ChangeFailed, match=r"release 4 is in force, but the alias .* database is locked; try again"
+        ):
+            back(stores, origin="d-1")
+        assert current(stores).champion.version == 2
+        locked()
+        assert registry_of(stores).aliased("delay", "champion") == 3
+        assert not back(stores, origin="d-1").is_new
+        assert registry_of(stores).aliased("delay", "champion") == 2
+
+    def test_a_damaged_bundle_is_refused_as_ever(self, stores: Stores, locked: Callable[[], None]):
+        damaged(stores)
+        with pytest.raises(RollbackRefused, match="MLflow is out of reach: database is locked"):
+            back(stores, 1)
 
 
 class TestMeanwhile:
