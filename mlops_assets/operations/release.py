@@ -151,10 +151,17 @@ def plan_release(
     evaluation: Evaluation,
     final: tuple[Fitted, TrainingRows],
     decided_by: str,
+    *,
+    watched: bool = True,
 ) -> tuple[ReleasePlan, bool]:
     """The plan that would put the final fit into service, and whether it is a new one; nothing moves yet.
 
     The final fit is registered and its bundle stored, unless the champion already is that very model.
+
+    Parameters
+    ----------
+    watched
+        Whether the bundle carries the reference that the monitors need: it takes as long to make as the fits.
     """
     fitted, rows = final
     current = stores.releases.current(spec.name)
@@ -163,6 +170,9 @@ def plan_release(
     answers = current is not None and not current.fallen_back and current.retired is None
     if current is not None and answers and champion is not None and _same_answers(champion, files, fitted):
         return current, False
+    if watched:
+        gated = stores.registry.load(spec.name, candidate.version)
+        files |= reference_files(spec, gated, candidate.plan, candidate.classes, rows)
     return _new_plan(spec, stores, candidate, evaluation, final, files, decided_by), True
 
 
@@ -179,9 +189,7 @@ def _new_plan(
     fitted, rows = final
     version = _registered_version(spec, stores, candidate, fitted)
     manifest = _manifest(spec, candidate, evaluation, fitted, rows, version)
-    gated = stores.registry.load(spec.name, candidate.version)
-    reference = reference_files(spec, gated, candidate.plan, candidate.classes, rows)
-    bundle = stores.bundles.put(manifest, {**files, **reference})
+    bundle = stores.bundles.put(manifest, files)
     _log_bundle(stores, candidate, bundle)
     stores.registry.tag(spec.name, version, "bundle", bundle)
     features = tuple(feature.name for feature in manifest.features)

@@ -397,7 +397,9 @@ class _Run:
 
     def _train(self, as_of: datetime, request: TrainingRequest, *, first: bool = False) -> tuple[Outcome, str]:
         """Train, judge and release as `<model>_lifecycle` does."""
-        outcome, detail, plan = train_and_release(self._spec, self._stores, as_of, request, source=self._source)
+        outcome, detail, plan = train_and_release(
+            self._spec, self._stores, as_of, request, source=self._source, watched=self._policy.responds
+        )
         if first and outcome != "done":
             raise ValueError(f"{self._spec.name}: the first model was not released: {detail}")
         if not first:
@@ -422,7 +424,13 @@ class _Run:
 
 
 def train_and_release(
-    spec: ModelSpec, stores: Stores, as_of: datetime, request: TrainingRequest, *, source: pd.DataFrame | None = None
+    spec: ModelSpec,
+    stores: Stores,
+    as_of: datetime,
+    request: TrainingRequest,
+    *,
+    source: pd.DataFrame | None = None,
+    watched: bool = True,
 ) -> tuple[Outcome, str, ReleasePlan | None]:
     """What `<model>_lifecycle` does, in this process and without a Bento: the outcome, why, and the new plan if there is one."""
     history = read_history(spec, stores, as_of, request, source=source)
@@ -444,7 +452,7 @@ def train_and_release(
         final = final_fit(asked, stores, valid, candidate)
     except ReleaseRefused as refusal:
         return ("unchanged" if not_better(request, evaluation) else "refused"), str(refusal), None
-    plan, is_new = plan_release(asked, stores, candidate, evaluation, final, "replay")
+    plan, is_new = plan_release(asked, stores, candidate, evaluation, final, "replay", watched=watched)
     if not is_new:
         return "unchanged", "the champion is that very model", None
     stores.releases.publish(plan)
