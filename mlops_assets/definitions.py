@@ -7,14 +7,14 @@ import dagster as dg
 
 from mlops_assets.assets.scorecard import scorecard_definitions
 from mlops_assets.resources import make_resources
+from mlops_assets.sensors.notices import notices_sensor
 
 
 def build_definitions(resources: dict[str, Any]) -> dg.Definitions:
-    """Everything that is declared below `defs/`, and the scorecard of it all, with the resources given."""
+    """Everything that is declared below `defs/`, the scorecard and the notices of it all, with the resources given."""
     declared = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
-    return dg.Definitions.merge(
-        declared, scorecard_definitions(), dg.Definitions(resources=resources, executor=dg.in_process_executor)
-    )
+    shared = dg.Definitions(sensors=[notices_sensor()], resources=resources, executor=dg.in_process_executor)
+    return dg.Definitions.merge(declared, scorecard_definitions(), shared)
 
 
 @dg.definitions

@@ -18,6 +18,8 @@ from mlops_assets.assets.trained_model import trained_model_asset
 from mlops_assets.assets.validated_features import validated_features_asset
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.models import filled
+from mlops_assets.sensors.guard import guard_sensor
+from mlops_assets.sensors.response import response_sensor
 from mlops_assets.sensors.traffic import traffic_sensor
 from mlops_assets.sensors.watch import watch_sensor
 
@@ -74,5 +76,5 @@ def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
     return dg.Definitions(
         assets=[*assets, *watching],
         jobs=[lifecycle, monitoring],
-        sensors=[traffic_sensor(spec), watch_sensor(spec)],
+        sensors=[traffic_sensor(spec), watch_sensor(spec), response_sensor(spec), guard_sensor(spec)],
     )

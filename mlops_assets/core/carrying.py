@@ -242,15 +242,22 @@ def of_runs(record: Record, job: str, runs: Sequence[KnownRun]) -> list[Line]:
 
 
 def found(
-    record: Record, cause: str, title: str, severity: Severity, by: str, *, first_bad_at: datetime | None = None
+    record: Record,
+    cause: str,
+    title: str,
+    severity: Severity,
+    by: str,
+    *,
+    window: str | None = None,
+    first_bad_at: datetime | None = None,
 ) -> Line:
     """The line that opens an incident, or joins the one that is open. `by` is what has found it, which finds it once."""
     known = record.incident_of(cause)
     if known is not None:
-        return known.id, Joined(severity, None, (title,)), f"{known.id} found by {by}"
+        return known.id, Joined(severity, window, (title,)), f"{known.id} found by {by}"
     count = sum(one.cause == cause for one in record.incidents)
     name = f"{record.model}/{cause}/{count + 1}"
-    return name, Opened(cause, title, severity, first_bad_at=first_bad_at, evidence=(title,)), name
+    return name, Opened(cause, title, severity, window, None, first_bad_at, (title,)), name
 
 
 def _resolved(record: Record, cause: str, why: str) -> list[Line]:

@@ -27,7 +27,7 @@ from mlops_assets.core.rollout import ReleasePlan, outcome_of
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused
-from mlops_assets.operations.rollback import fall_back, mask, roll_back
+from mlops_assets.operations.rollback import fall_back, mask, recover, roll_back
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.files import locked, make_folder
 
@@ -115,7 +115,7 @@ class Carrier:
             training = self.carry_out(decision.id)
             if training is not None:
                 wanted.append(training)
-        self._note_releases()
+        self.note_releases()
         return tuple(wanted)
 
     def carry_out(self, decision: str) -> TrainingWanted | None:
@@ -142,7 +142,11 @@ class Carrier:
         """Open, join and close the incidents of runs that fail for another reason than a gate."""
         for job in ("lifecycle", "monitoring"):
             if lines := of_runs(self.record, job, self._runs.ended(job)):
-                self._write_at(newest_judged(self._spec, self._stores), lines)
+                self._write_at(newest_judged(self._spec, self._stores)[1], lines)
+
+    def note_releases(self) -> tuple[Released, ...]:
+        """Write down every change of the version that answers which the ledger does not know yet, however it came about."""
+        return _note_releases(self._spec, self._stores, self._actor, self._clock, self._runs)
 
     @property
     def record(self) -> Record:
@@ -212,6 +216,8 @@ class Carrier:
             case "impute":
                 features = tuple(name for name in details.get("masked", "").split(",") if name)
                 return mask(spec, stores, features, **said)
+            case "fall back" if details.get("to") == "champion":
+                return recover(spec, stores, **said)
             case "fall back":
                 return fall_back(spec, stores, **said)
             case other:
@@ -219,9 +225,6 @@ class Carrier:
 
     def _settle(self, record: Record, one: Decision, end: Settle) -> None:
         self._write(one, settled(record, one, end))
-
-    def _note_releases(self) -> None:
-        note_releases(self._spec, self._stores, self._actor, self._clock, self._runs)
 
     def _write(self, one: Decision, lines: list[Line]) -> None:
         self._write_at(one.now, lines)
@@ -235,10 +238,9 @@ class Carrier:
             self._stores.ledger.record(*entries)
 
 
-def note_releases(
+def _note_releases(
     spec: ModelSpec, stores: Stores, actor: str, clock: Callable[[], datetime], runs: Runs
 ) -> tuple[Released, ...]:
-    """Write down every change of the version that answers which the ledger does not know yet, however it came about."""
     current, record = stores.releases.current(spec.name), stores.ledger.of(spec.name)
     noted = max((one.released.release for one in record.releases), default=0)
     if current is None or current.release <= noted:
@@ -259,7 +261,7 @@ def note_releases(
         )
         now = decision.now if decision is not None else None
         if now is None:
-            now = max(plan.as_of, newest_judged(spec, stores) or plan.as_of)
+            now = max(plan.as_of, newest_judged(spec, stores)[1] or plan.as_of)
         key = f"{spec.name} release {plan.release}"
         if stores.ledger.record(Entry(spec.name, spec.name, released, actor, clock(), now, key)):
             new.append(released)
@@ -280,14 +282,10 @@ def _decision_of(record: Record, plan: ReleasePlan, runs: Runs) -> Decision | No
 
 
 def _strategy(history: tuple[ReleasePlan, ...], plan: ReleasePlan) -> str:
-    before = history[: plan.release - 1]
     if plan.forced:
         return "forced"
-    if before and _returns(before[-1], plan):
-        return "recovery"
-    if _is_reversal(history, plan):
-        return "reversal"
-    return "rollback" if any(one.champion == plan.champion for one in before) else "immediate"
+    has_served = any(one.champion == plan.champion for one in history[: plan.release - 1])
+    return "rollback" if has_served else "immediate"
 
 
 def _is_reversal(history: tuple[ReleasePlan, ...], plan: ReleasePlan) -> bool:

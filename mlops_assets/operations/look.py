@@ -73,26 +73,27 @@ def look(
     due = [window for window in judged if window > last][:most] or [judged[-1]]
     readings, looked = _KeptReadings(spec, stores), Looked()
     for window in due:
-        signs = watch_monitor(spec, stores, clock()) if window == judged[-1] else ()
+        is_newest = window == judged[-1]
+        signs = watch_monitor(spec, stores, clock()) if is_newest else ()
         signals = tuple(Signal(sign.trouble, sign.reason, sign.grave) for sign in signs)
         seen = situation(spec, stores, window, readings=readings, signals=signals)
         record = stores.ledger.of(spec.name)
         response = respond(spec, seen, record)
-        if response.asks_for_rivals and response.decision.inputs != before:
+        if is_newest and response.asks_for_rivals and response.decision.inputs != before:
             asked = rivals(spec, stores, _labelled_windows(spec, seen), readings=readings)
             response = respond(spec, msgspec.structs.replace(seen, rivals=asked), record)
-        if window != judged[-1]:
+        if not is_newest:
             response = _only_told(response)
         _write(spec, stores, seen, response, record, live, actor=actor, at=clock())
         looked = Looked(window, response.decision, response.decision.inputs)
     return looked
 
 
-def newest_judged(spec: ModelSpec, stores: Stores) -> datetime | None:
-    """The events' clock: the end of the newest window with a verdict; None where there is none."""
+def newest_judged(spec: ModelSpec, stores: Stores) -> tuple[str | None, datetime | None]:
+    """The newest window with a verdict, and its end, which is now by the events' clock; None where there is none."""
     windows = sorted(live_windows(spec, stores), reverse=True)
     newest = next((one for one in windows if stores.lake.has(spec.name, f"{DATA_HEALTH}/{one}")), None)
-    return None if newest is None else Windows.of(spec).bounds(newest)[1]
+    return newest, None if newest is None else Windows.of(spec).bounds(newest)[1]
 
 
 class _KeptReadings(Readings):

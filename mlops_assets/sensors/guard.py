@@ -1,0 +1,27 @@
+"""A fresh release that fails in service is taken back within seconds."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.guarding import guard_release
+from mlops_assets.resources import StoresResource
+
+LOOKS_EVERY_S = 5
+
+
+def guard_sensor(spec: ModelSpec) -> dg.SensorDefinition:
+    """The sensor that watches a fresh release by what its workers count, and goes back where it fails."""
+
+    @dg.sensor(
+        name=f"{spec.name}_guard",
+        minimum_interval_seconds=LOOKS_EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Rolls `{spec.name}` back at once when a fresh release fails, or is too slow, in service.",
+    )
+    def guard(context: dg.SensorEvaluationContext, stores: StoresResource) -> dg.SkipReason:
+        found = guard_release(spec, stores.open(), lambda: datetime.now(UTC), f"sensor:{spec.name}_guard")
+        return dg.SkipReason(found or "no fresh release fails")
+
+    return guard
