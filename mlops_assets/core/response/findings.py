@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from mlops_assets.core.ledger import SEVERITIES, Entry, Fact, Incident, Joined, Opened, Record, Resolved, Severity, fold
-from mlops_assets.core.monitoring.health import DataHealth, ModelHealth, judge_service
+from mlops_assets.core.monitoring.health import SEVERE, DataHealth, ModelHealth, judge_service
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.response.situation import (
     DRIFT,
@@ -21,7 +21,7 @@ from mlops_assets.core.spec import ModelSpec
 
 def find(spec: ModelSpec, seen: Situation) -> list[Finding]:
     """What is wrong in the newest windows, the gravest first."""
-    found = [*_of_data(spec, seen), *_of_performance(seen), *_of_service(seen), *_of_signals(seen)]
+    found = [*_of_data(spec, seen), *_of_performance(spec, seen), *_of_service(seen), *_of_signals(seen)]
     return sorted(found, key=lambda one: -SEVERITIES.index(one.severity))
 
 
@@ -65,12 +65,37 @@ def _critical(health: DataHealth) -> bool:
     return any(one.feature in health.drifted and one.severity == "critical" for one in health.drift.features)
 
 
-def _of_performance(seen: Situation) -> list[Finding]:
+def _of_performance(spec: ModelSpec, seen: Situation) -> list[Finding]:
     newest = newest_labelled(seen)
-    if newest is None or newest.verdict not in ("unhealthy", "failed") or not newest.decayed:
+    if newest is None:
         return []
-    title = f"version {newest.version} has decayed: {newest.reasons[0]}"
-    return [_finding(PERFORMANCE, title, "critical", newest, newest.reasons)]
+    if newest.verdict in ("unhealthy", "failed") and newest.decayed:
+        title = f"version {newest.version} has decayed: {newest.reasons[0]}"
+        return [_finding(PERFORMANCE, title, "critical", newest, newest.reasons)]
+    if newest.former is not None and is_worse_than_before(spec, seen):
+        pair = newest.former.comparison
+        title = (
+            f"version {newest.version} is worse than version {newest.former.version} was: {pair.metric} {pair.candidate:.4g} "
+            f"against {pair.champion:.4g} on the same {pair.rows} rows"
+        )
+        return [_finding(PERFORMANCE, title, "critical", newest, newest.reasons)]
+    return []
+
+
+def is_worse_than_before(spec: ModelSpec, seen: Situation) -> bool:
+    """Is the former champion better on the very rows that this one answered, in the newest window and often enough?
+
+    A version that was bad from its first day on has nothing to decay from. Where it is worse by five floors one window is enough.
+    """
+    rules = spec.monitoring
+    mine = [one for one in _labelled(seen) if seen.champion is not None and one.version == seen.champion.version]
+    last = mine[-rules.confirm.of :]
+    if not last or last[-1].former is None or not last[-1].former.is_better:
+        return False
+    pair = last[-1].former.comparison
+    if pair.candidate >= (1 + SEVERE * rules.floor) * pair.champion:
+        return True
+    return sum(one.former is not None and one.former.is_better for one in last) >= rules.confirm.alarms
 
 
 def newest_labelled(seen: Situation) -> ModelHealth | None:
@@ -157,9 +182,11 @@ def _is_over(spec: ModelSpec, seen: Situation, incident: Incident) -> str | None
         mine = [
             one
             for one in _labelled(seen)
-            if one.version == seen.champion.version and one.window > last and (bool(last) or since is None or one.end > since)
+            if one.version == seen.champion.version
+            and one.window > last
+            and (bool(last) or since is None or one.end > since)
         ][-count:]
-        over = len(mine) == count and not any(one.decayed for one in mine)
+        over = len(mine) == count and not any(one.decayed or (one.former and one.former.is_better) for one in mine)
         return (
             f"version {seen.champion.version} is as good as it should be in {count} windows in a row" if over else None
         )

@@ -165,6 +165,18 @@ class TestDecay:
         assert "version 1 is better on the same 100 logged rows" in response.decision.reason
         assert response.decision.incidents == ("delay/performance/1",)
 
+    def test_a_version_that_was_bad_from_the_first_day_is_held_against_the_one_before(self) -> None:
+        """It has nothing to decay from: its own reference is as bad as its answers."""
+        story = Story()
+        story.release(2)
+
+        def worse() -> str:
+            number = len(story.data)
+            model = model_of(number, 2, former=former_of(1, is_better=True), verdict="degrading")
+            return story.day(model=model).decision.action
+
+        assert [worse(), worse()] == ["roll back", "none"]  # by two thirds: one window is enough
+
     def test_trains_where_both_have_decayed(self) -> None:
         response = Story().bad_day(former=former_of(7, is_better=False))
         assert (response.decision.action, response.decision.mode) == ("retrain", "auto")
