@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mlops_assets
+from mlops_assets.cli_drill import add_drill_command
 from mlops_assets.cli_ledger import add_ledger_commands
 from mlops_assets.cli_replay import add_replay_command
 from mlops_assets.cli_scorecard import add_scorecard_command
@@ -318,6 +319,7 @@ def _or_dash(value: object) -> str:
 
 add_ledger_commands(app)
 add_replay_command(app)
+add_drill_command(app)
 add_scorecard_command(app)
 
 if __name__ == "__main__":

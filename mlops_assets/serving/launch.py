@@ -1,17 +1,22 @@
 """Runs one BentoML server and replaces a dead worker at once: `python -m mlops_assets.serving.launch <target> --port 8000`.
 
 BentoML looks after its workers every ten seconds and has no setting for it; here it is told to look as soon as one has died.
-It also ends when the process that started it does, so that no server outlives its supervisor.
+It also ends when the process that started it does, so that no server outlives its supervisor; and its workers end when it does
+(`runtime.py`), so that none keeps the address from the next server.
 """
 
 import argparse
 import os
+import threading
 import time
+import traceback
 
 from _bentoml_impl.loader import load  # type: ignore[import-untyped]
 from _bentoml_impl.server import serve_http  # type: ignore[import-untyped]
 from bentoml._internal.log import configure_server_logging
 from bentoml._internal.utils.circus import Server
+
+from mlops_assets.serving.settings import SERVER_VARIABLE
 
 LOOK_SECONDS = 0.1
 GRACE_SECONDS = 10
@@ -25,6 +30,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--keep-alive", type=int, default=75, help="seconds an idle connection stays open")
     arguments = parser.parse_args()
+    os.environ[SERVER_VARIABLE] = str(os.getpid())
+    threading.excepthook = _give_up
     configure_server_logging()  # type: ignore[no-untyped-call]
     load(arguments.target, working_dir=arguments.target).inject_config()
     server = serve_http(
@@ -51,6 +58,12 @@ def watch(server: Server) -> None:
         elif _has_dead_child():
             arbiter.loop.add_callback(arbiter.manage_watchers)
         time.sleep(LOOK_SECONDS)
+
+
+def _give_up(failure: threading.ExceptHookArgs) -> None:
+    """BentoML's supervisor runs in a thread. Where that fails, as when the address is taken, nothing will ever be served."""
+    traceback.print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    os._exit(1)
 
 
 def _has_dead_child() -> bool:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +98,9 @@ class ServingRuntime:
         assert self._log is not None
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            if self.settings.server_pid not in (None, os.getppid()):
+                logger.error("The server that started this worker is gone: ending too")
+                signal.raise_signal(signal.SIGTERM)
             try:
                 await asyncio.to_thread(self._log.rotate_if_due)
             except LogError:

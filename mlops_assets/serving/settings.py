@@ -8,6 +8,8 @@ from typing import TypeVar
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import Durability
 
+SERVER_VARIABLE = "MLOPS_SERVER_PID"
+
 T = TypeVar("T")
 
 
@@ -31,6 +33,9 @@ class ServingSettings:
         `MLOPS_RELEASE_POLL_SECONDS`: how often the release pointer is looked at.
     retry_seconds
         `MLOPS_LOAD_RETRY_SECONDS`: how long after a refused bundle it is tried again.
+    server_pid
+        `MLOPS_SERVER_PID`, set by `launch.py`: the process that started the worker and that it does not outlive; None where it was
+        started otherwise.
     """
 
     home: Home
@@ -40,6 +45,7 @@ class ServingSettings:
     max_rows: int = 10_000
     poll_seconds: float = 0.25
     retry_seconds: float = 5.0
+    server_pid: int | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServingSettings":
@@ -55,6 +61,7 @@ class ServingSettings:
             max_rows=_positive(environment, "MLOPS_MAX_ROWS", int, cls.max_rows),
             poll_seconds=_positive(environment, "MLOPS_RELEASE_POLL_SECONDS", float, cls.poll_seconds),
             retry_seconds=_positive(environment, "MLOPS_LOAD_RETRY_SECONDS", float, cls.retry_seconds),
+            server_pid=_positive(environment, SERVER_VARIABLE, int, 0) if environment.get(SERVER_VARIABLE) else None,
         )
 
 

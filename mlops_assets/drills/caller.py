@@ -1,0 +1,113 @@
+"""The callers of a drill: real flights asked for and labelled over HTTP, with a note of everything that was acknowledged."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import msgspec
+import pandas as pd
+
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.client import PredictionClient, ServiceError
+from mlops_assets.operations.smoke import outputs_of
+from mlops_assets.operations.traffic import ask
+
+HOURLY = timedelta(hours=1)
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """One answer as the caller got it, and when by the wall clock."""
+
+    id: str
+    model: str
+    version: int
+    release: int
+    role: str
+    output: tuple[float, ...]
+    at: datetime
+
+
+@dataclass
+class Tally:
+    """What all callers were told. `refused` counts 503 and 429, `failed` other errors, `unanswered` broken connections."""
+
+    acknowledged: list[Acknowledged] = field(default_factory=list)
+    labels: int = 0
+    refused: int = 0
+    failed: int = 0
+    unanswered: int = 0
+    last_refusal: datetime | None = None
+    last_answer: datetime | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Caller(PredictionClient):
+    """A client that keeps a tally. Requests that are not answered raise, as they do for everybody."""
+
+    def __init__(self, url: str, tally: Tally) -> None:
+        super().__init__(url, timeout_s=15)
+        self._tally = tally
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        tally = self._tally
+        try:
+            answer = self._http.post(path, json=body)
+        except httpx.TransportError:
+            with tally.lock:
+                tally.unanswered += 1
+            raise
+        self.latencies_ms.append(answer.elapsed.total_seconds() * 1000)
+        with tally.lock:
+            _count(tally, path, answer, datetime.now(UTC))
+        return self._json(answer)
+
+
+def _count(tally: Tally, path: str, answer: httpx.Response, now: datetime) -> None:
+    if answer.status_code in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS):
+        tally.refused += 1
+        tally.last_refusal = now
+    elif answer.is_error:
+        tally.failed += 1
+    elif path.endswith("/feedback"):
+        tally.labels += answer.json()["accepted"]
+    else:
+        tally.acknowledged += _acknowledged(answer.json(), now)
+        tally.last_answer = now
+
+
+def _acknowledged(body: dict[str, Any], at: datetime) -> list[Acknowledged]:
+    head = (body["model"], body["model_version"], body["release"], body["role"])
+    return [
+        Acknowledged(one["prediction_id"], *head, tuple(outputs_of(one)), at) for one in body.get("predictions", [body])
+    ]
+
+
+@contextmanager
+def steady_load(url: str, tally: Tally, spec: ModelSpec, rows: pd.DataFrame, callers: int = 2) -> Iterator[None]:
+    """Callers that ask for one flight after the other, without end, as long as the block lasts; they do not mind errors."""
+    stopping = threading.Event()
+
+    def call(first: int) -> None:
+        position = first
+        with Caller(url, tally) as client:
+            while not stopping.is_set():
+                position = (position + callers) % len(rows)
+                try:
+                    ask(spec, client, rows.iloc[position : position + 1].reset_index(drop=True), HOURLY, singles=1)
+                except (httpx.TransportError, ServiceError):
+                    time.sleep(0.02)  # as a caller would pause, and not to be busy with a dead port alone
+
+    threads = [threading.Thread(target=call, args=(number,), daemon=True) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(30)

@@ -1,0 +1,101 @@
+"""One drill from beginning to end: the ground put back, the system started, the drill played, and the log verified."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mlops_assets.core.records import PredictionRecord
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.drills.ground import Ground, Overrides
+from mlops_assets.drills.report import DrillResult
+from mlops_assets.drills.stage import DrillFailed, Stage
+from mlops_assets.drills.system import NotStarted, running_system
+from mlops_assets.drills.verify import verify
+from mlops_assets.stores.home import Home
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What is broken, about which model, on what kind of system.
+
+    Attributes
+    ----------
+    play
+        Breaks something and waits for what must follow; raises `DrillFailed` when it does not.
+    overrides
+        What the drill's declaration says otherwise than the shipped one.
+    prepare
+        Done to the state before the system starts.
+    daemon
+        Whether Dagster's daemon is needed at all.
+    """
+
+    name: str
+    what: str
+    play: Callable[[Stage], None]
+    model: str = "flight_delay"
+    overrides: Overrides = field(default_factory=dict)
+    prepare: Callable[[Home], None] | None = None
+    workers: int = 1
+    daemon: bool = True
+
+
+def run_drill(drill: Drill, ground: Ground, say: Callable[[str], None]) -> DrillResult:
+    """Play one drill on ground that has been trained on."""
+    specs = ground.restore((drill.model,), drill.overrides)
+    try:
+        return _played(drill, specs[drill.model], ground, say)
+    finally:
+        ground.unmount()
+
+
+def _played(drill: Drill, spec: ModelSpec, ground: Ground, say: Callable[[str], None]) -> DrillResult:
+    if drill.prepare is not None:
+        drill.prepare(ground.home)
+    why = ""
+    with running_system(ground, workers=drill.workers, daemon=drill.daemon) as system:
+        stage = Stage(spec, system, say)
+        try:
+            drill.play(stage)
+        except (DrillFailed, NotStarted) as failure:
+            why = str(failure)
+            stage.step(f"NOT HEALED: {why}")
+    seconds = stage.seconds
+    with ground.environment():
+        verified = verify(stage.stores, stage.tally.acknowledged, stage.tally.labels)
+        harmed = _harmed(stage)
+    times, tally = stage.times, stage.tally
+    return DrillResult(
+        name=drill.name,
+        healed=not why,
+        why=why,
+        detect_s=times.since_injection(times.detected),
+        mitigate_s=times.since_injection(times.mitigated),
+        resolve_s=times.since_injection(times.resolved),
+        detect_windows=times.detect_windows,
+        answered=verified.acknowledged,
+        lost=verified.lost,
+        wrong=verified.wrong,
+        harmed=harmed,
+        refused=tally.refused,
+        failed=tally.failed,
+        unanswered=tally.unanswered,
+        seconds=seconds,
+        examples=verified.examples,
+        steps=tuple(stage.steps),
+    )
+
+
+def _harmed(stage: Stage) -> int:
+    """Answers by a bad version, or from bad values, that callers got before it was mitigated."""
+    if not stage.bad_versions and not stage.bad_ids:
+        return 0
+    answers = [
+        one for one in stage.stores.log.records(stage.spec.name) if isinstance(one, PredictionRecord) and not one.probe
+    ]
+    end = stage.times.mitigated
+    return sum(
+        (one.version in stage.bad_versions or one.id in stage.bad_ids)
+        and one.status == 200
+        and (end is None or one.served_at <= end)
+        for one in answers
+    )

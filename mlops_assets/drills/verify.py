@@ -1,0 +1,156 @@
+"""Was anything lost, and was every answer that of the model the plan says? Found out for all drills alike, from the real log.
+
+What the callers were told is held against the prediction log, the release plans and the bundles; nothing here asks the service.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import numpy as np
+
+from mlops_assets.core.records import LabelRecord, PredictionRecord
+from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.core.scoring.degraded import constant_output, mask_of
+from mlops_assets.core.scoring.load import load_scorer
+from mlops_assets.core.scoring.scorer import differences
+from mlops_assets.drills.caller import Acknowledged
+from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.whole_bundles import whole_bundle
+
+TOLERANCE = 1e-12
+SWAP = timedelta(seconds=5)  # in which a worker that is well has loaded what was published
+_EXAMPLES = 5
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """What the log says of all that callers were told.
+
+    Attributes
+    ----------
+    lost
+        Answers and labels that were acknowledged and are not in the log.
+    wrong
+        Answers that contradict the model which the plan in force says should have given them, logged or acknowledged.
+    examples
+        Some of both, in words.
+    """
+
+    acknowledged: int
+    logged: int
+    lost: int
+    wrong: int
+    examples: tuple[str, ...] = ()
+
+
+def verify(stores: Stores, acknowledged: Sequence[Acknowledged], labels: int) -> Verified:
+    """Hold all acknowledged answers, and so many acknowledged labels, against the log; and the log against plans and bundles."""
+    records = list(stores.log.records())
+    predictions = [one for one in records if isinstance(one, PredictionRecord)]
+    answered = [one for one in predictions if one.status == 200]
+    told = list(missing(acknowledged, answered))
+    lost = len(told)
+    lacking = labels - sum(isinstance(one, LabelRecord) for one in records)
+    if lacking > 0:
+        lost += lacking
+        told.append(f"{lacking} of {labels} acknowledged labels are not in the log")
+    wrong = list(contradictions(stores, answered))
+    return Verified(len(acknowledged), len(predictions), lost, len(wrong), (*told[:_EXAMPLES], *wrong[:_EXAMPLES]))
+
+
+def missing(acknowledged: Iterable[Acknowledged], answered: Iterable[PredictionRecord]) -> Iterable[str]:
+    """One line for each acknowledged answer of which the log has no record, or only one that says something else."""
+    known = defaultdict(list)
+    for record in answered:
+        known[record.id].append(record)
+    for one in acknowledged:
+        same = [
+            record for record in known.get(one.id, ()) if (record.version, record.release) == (one.version, one.release)
+        ]
+        if not same:
+            yield f"{one.id}: acknowledged by {one.model} version {one.version} in release {one.release}, and not in the log"
+        elif all(_apart(record.output, one.output) > TOLERANCE for record in same):
+            yield f"{one.id}: acknowledged as {one.output}, logged as {same[0].output}"
+
+
+def contradictions(stores: Stores, answered: Sequence[PredictionRecord]) -> Iterable[str]:
+    """One line for each answer that the plan in force does not account for."""
+    by_model = defaultdict(list)
+    for record in answered:
+        by_model[record.model].append(record)
+    for model, records in sorted(by_model.items()):
+        history = stores.releases.history(model)
+        published = [published_at(stores, plan) for plan in history]
+        by_release = defaultdict(list)
+        for record in records:
+            why = not_as_planned(record, history, published)
+            if why is not None:
+                yield f"{record.id}: {why}"
+            else:
+                by_release[record.release].append(record)
+        for release, those in sorted(by_release.items()):
+            yield from _rescored(stores, history[release - 1], those)
+
+
+def not_as_planned(
+    record: PredictionRecord, history: Sequence[ReleasePlan], published: Sequence[datetime]
+) -> str | None:
+    """Why a record is not what the plans of its model say; None when it is.
+
+    Parameters
+    ----------
+    published
+        When each plan was published, by the wall clock.
+    """
+    if not 1 <= record.release <= len(history):
+        return f"names release {record.release}, and there are {len(history)}"
+    plan = history[record.release - 1]
+    if (record.version, record.bundle) != (plan.champion.version, plan.champion.bundle):
+        return f"version {record.version} answered in release {plan.release}, which is that of {plan.champion.version}"
+    if record.role != ("fallback" if plan.fallen_back else "champion"):
+        return f"answered as {record.role} in release {plan.release}"
+    if plan.retired is not None:
+        return f"answered in release {plan.release}, which takes the model out of service"
+    if record.served_at < plan.decided_at:
+        return f"answered at {record.served_at} in release {plan.release}, decided at {plan.decided_at}"
+    ends = [*(end + SWAP for end in published[1:]), record.served_at]
+    in_force = [
+        one for one, begin, end in zip(history, published, ends, strict=True) if begin <= record.served_at <= end
+    ]
+    if plan.release == len(history) or any(_answers_alike(plan, one) for one in in_force):
+        return None
+    return f"answered in release {plan.release} at {record.served_at}, long after another was published"
+
+
+def published_at(stores: Stores, plan: ReleasePlan) -> datetime:
+    """When a plan was written, by the wall clock: a plan is decided some time before it is published."""
+    files = (stores.releases.root / plan.model).glob(f"*{plan.release}.json")
+    written = next(path for path in files if int(path.stem) == plan.release).stat().st_mtime
+    return datetime.fromtimestamp(written, UTC)
+
+
+def _answers_alike(plan: ReleasePlan, other: ReleasePlan) -> bool:
+    return (plan.champion, plan.masked, plan.fallen_back) == (other.champion, other.masked, other.fallen_back)
+
+
+def _rescored(stores: Stores, plan: ReleasePlan, records: Sequence[PredictionRecord]) -> Iterable[str]:
+    """One line for each answer that is not what the plan's bundle gives for the logged features."""
+    bundle = whole_bundle(stores, plan.model, plan.champion)
+    if plan.fallen_back:
+        expected = np.array([constant_output(bundle.manifest, plan.fallback_value)] * len(records))
+    else:
+        mask = mask_of(bundle.manifest, plan.masked)
+        rows = [mask([float(v) if isinstance(v, bool) else v for v in record.features]) for record in records]
+        expected = load_scorer(bundle.manifest, bundle.files).score_rows(rows)
+    apart = differences(np.array([record.output for record in records]), expected).max(axis=1)
+    for position in np.flatnonzero(~(apart <= TOLERANCE)).tolist():
+        record = records[position]
+        yield (
+            f"{record.id}: version {record.version} answered {record.output}, its bundle gives {tuple(expected[position])} "
+            f"in release {plan.release}"
+        )
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    return float(differences(np.array(one), np.array(other)).max()) if len(one) == len(other) else float("inf")
