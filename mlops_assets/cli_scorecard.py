@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -12,6 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlops_assets.stores.home import Home
+
+if TYPE_CHECKING:
+    from mlops_assets.core.scorecard import Scorecard
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 _DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
@@ -31,7 +34,7 @@ def scorecard(
 ) -> None:
     """How well the models are kept alive: each figure beside its target, and how many events it rests on."""
     from mlops_assets.operations.models import declared_models
-    from mlops_assets.operations.scorecard import lines_of, make_scorecard
+    from mlops_assets.operations.scorecard import make_scorecard
     from mlops_assets.operations.stores import Stores
     from mlops_assets.stores.database import LedgerUnavailable
     from mlops_assets.stores.ledger_chain import LedgerDamaged
@@ -51,6 +54,18 @@ def scorecard(
         _stop(error.args[0])
     except (LedgerUnavailable, LedgerDamaged) as error:
         _stop(error)
+    print_scorecard(out, made)
+    if json_file is not None:
+        try:
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+        except OSError as error:
+            _stop(f"cannot write {json_file}: {error.strerror}")
+
+
+def print_scorecard(out: Console, made: "Scorecard") -> None:
+    """One table of everything and of each model."""
+    from mlops_assets.operations.scorecard import lines_of
+
     headings = ("model", "measure", "measured", "target", "met", "median", "worst", "rests on", "note")
     table = Table(*headings, box=None, pad_edge=False)
     cards = made.models if len(made.models) == 1 else (made.overall, *made.models)
@@ -63,11 +78,6 @@ def scorecard(
     out.print(table)
     if undated := cards[0].undated:
         out.print(f"{undated} incidents, decisions or releases without an event time are in no period and left out")
-    if json_file is not None:
-        try:
-            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
-        except OSError as error:
-            _stop(f"cannot write {json_file}: {error.strerror}")
 
 
 def _utc(moment: datetime | None) -> datetime | None:

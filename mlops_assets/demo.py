@@ -1,33 +1,39 @@
-"""The demonstration: both models through Dagster, then a month of real traffic over HTTP, held against its labels.
+"""The demonstration: both models through Dagster, a month of real traffic over HTTP, and three ways to break it that heal.
 
 A script for people to watch; all it does is done by `operations`, and by Dagster as a process of its own.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from mlops_assets.acts import bad_release, between, dead_feed, living_system, season, stage_of, without_weather
+from mlops_assets.cli_scorecard import print_scorecard
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.drills.stage import DrillFailed
+from mlops_assets.drills.system import System
 from mlops_assets.operations.client import PredictionClient
 from mlops_assets.operations.jobs import JobFailed, run_job
 from mlops_assets.operations.live_traffic import ingest, stale_windows
 from mlops_assets.operations.models import declared_models
 from mlops_assets.operations.monitor import Monitor
 from mlops_assets.operations.progress import Progress
+from mlops_assets.operations.scorecard import make_scorecard
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.supervise import running_service
 from mlops_assets.operations.traffic import Quality, Traffic, assess, live_rows, send
 from mlops_assets.stores.home import Home
 
 TOLERANCE = 1e-9
 SINGLE_ROWS = 300
+AFTERWARDS = 9  # days after the first traffic that the acts need
 HEADLINE = {
     "binary": ("roc_auc", "brier", "log_loss"),
     "multiclass": ("accuracy", "log_loss"),
@@ -50,27 +56,53 @@ class Outcome:
 
 
 def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
-    """Materialise, serve, ask, judge, and say where to look next.
+    """Train, gate, release, serve and ask; then break the running system in three ways and watch it heal.
 
     Raises
     ------
     DemoFailed
-        When a run fails, or an answer differs from the registered pipeline's by more than 1e-9.
+        When a run fails, an answer differs from the registered pipeline's by more than 1e-9, or something does not heal.
     """
-    specs, stores = tuple(declared_models().values()), Stores(home)
+    specs, stores = declared_models(), Stores(home)
     started = time.perf_counter()
-    for spec in specs:
+    for spec in specs.values():
         require_nothing_later(spec, stores)
         run_lifecycle(out, spec, project)
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
-    with running_service(home) as url, PredictionClient(url) as client:
-        outcomes = [_send(out, spec, stores, client, until) for spec in specs]
-    _report(out, outcomes)
-    for spec in specs:
-        run_monitoring(out, spec, project, stores)
-    show_health(out, specs, stores)
-    _where_to_look(out, outcomes, home)
+    later = {name: live_rows(spec, until, until + timedelta(days=AFTERWARDS)) for name, spec in specs.items()}
+    with living_system(out, project, home) as system, PredictionClient(system.url) as client:
+        outcomes = {name: _send(out, spec, stores, client, until) for name, spec in specs.items()}
+        _report(out, list(outcomes.values()))
+        try:
+            _play(out, specs, outcomes, later, until, system)
+        except DrillFailed as failure:
+            raise DemoFailed(str(failure)) from failure
+    show_health(out, tuple(specs.values()), stores)
+    out.print("\n[bold]The scorecard[/bold]")
+    print_scorecard(out, make_scorecard(stores, specs, datetime.now(UTC)))
+    _where_to_look(out, list(outcomes.values()), home)
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
+
+
+def _play(
+    out: Console,
+    specs: Mapping[str, ModelSpec],
+    outcomes: Mapping[str, "Outcome"],
+    later: Mapping[str, pd.DataFrame],
+    until: datetime,
+    system: System,
+) -> None:
+    """The three acts, on one model each but the last, which comes back to the first."""
+    air, delay = specs["air_time"], specs["flight_delay"]
+    winds, weather = stage_of(out, air, system), stage_of(out, delay, system)
+    season(out, winds, between(air, later[air.name], until, 3))
+    dead_feed(out, weather, outcomes[delay.name].traffic, between(delay, later[delay.name], until, 4))
+    bad_release(
+        out,
+        winds,
+        between(air, later[air.name], until + timedelta(days=3), 4),
+        between(air, later[air.name], until + timedelta(days=7), 1),
+    )
 
 
 def require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
@@ -127,7 +159,7 @@ def show_progress(out: Console, progress: Progress) -> None:
 
 
 def _send(out: Console, spec: ModelSpec, stores: Stores, client: PredictionClient, until: datetime) -> Outcome:
-    rows = live_rows(spec, spec.live_from, until)
+    rows = without_weather(spec, live_rows(spec, spec.live_from, until))
     out.print(f"  {spec.name}: sending {len(rows):,} real events, hour by hour, then their labels … ", end="")
     started = time.perf_counter()
     traffic = send(spec, client, rows, timedelta(hours=1), SINGLE_ROWS)
@@ -203,6 +235,8 @@ def counted(verdicts: Iterable[str]) -> str:
 def _where_to_look(out: Console, outcomes: list[Outcome], home: Home) -> None:
     out.print("\n[bold]Where to look next[/bold]")
     for command, what in (
+        (".venv/bin/mlops-assets incidents --all", "what was found, and what became of it"),
+        (f".venv/bin/mlops-assets decisions {outcomes[0].spec.name}", "what was decided, and why"),
         ("make up", "the Dagster UI on http://127.0.0.1:3000 and the service on http://127.0.0.1:8000"),
         (".venv/bin/mlops-assets status", "champions, releases, last verdicts"),
         (f".venv/bin/mlops-assets releases {outcomes[0].spec.name}", "every release and its reason"),

@@ -69,9 +69,12 @@ class Outcomes:
 
 
 def answers_of(table: pd.DataFrame) -> Answers:
-    """The champion's answers, or of whoever stood in for it; a challenger's shadow answers nobody."""
+    """The champion's answers, or another model's that stood in for it; a challenger's shadow answers nobody.
+
+    What a constant answered is a request that was answered, and says nothing of any model.
+    """
     requests = table[table["role"] != "challenger"].reset_index(drop=True)
-    rows = requests[requests["status"] == 200].reset_index(drop=True)
+    rows = requests[(requests["status"] == 200) & (requests["role"] != "fallback")].reset_index(drop=True)
     outputs = sorted(
         (name for name in map(str, rows) if name.startswith(OUTPUT)), key=lambda name: int(name[len(OUTPUT) :])
     )

@@ -29,6 +29,7 @@ from mlops_assets.operations.reference import reference_files
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.train import Candidate, Fitted, fit
+from mlops_assets.operations.whole_bundles import whole_bundle
 from mlops_assets.stores.releases import ReleaseConflict
 
 GOLDEN_ROWS = 50
@@ -165,7 +166,7 @@ def plan_release(
     """
     fitted, rows = final
     current = stores.releases.current(spec.name)
-    champion = None if current is None else stores.bundles.get(current.champion.bundle).manifest
+    champion = None if current is None else whole_bundle(stores, spec.name, current.champion).manifest
     files = _bundle_files(spec, fitted, rows)
     answers = current is not None and not current.fallen_back and current.retired is None
     if current is not None and answers and champion is not None and _same_answers(champion, files, fitted):

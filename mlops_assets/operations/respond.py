@@ -12,6 +12,7 @@ from mlops_assets.core.response import LOOK_BACK, Champion, Response, Signal, Si
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.readings import Readings
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.whole_bundles import whole_bundle
 
 
 def situation(
@@ -39,11 +40,11 @@ def situation(
 
 
 def champion_of(spec: ModelSpec, stores: Stores) -> Champion | None:
-    """The version in service; None before the first release."""
+    """The version in service; None before the first release. Its bundle is put back from a copy where it is damaged."""
     plan = stores.releases.current(spec.name)
     if plan is None:
         return None
-    manifest = stores.bundles.get(plan.champion.bundle).manifest
+    manifest = whole_bundle(stores, spec.name, plan.champion).manifest
     return Champion(plan.champion.version, manifest.training_end, manifest.training_rows, plan.masked, plan.fallen_back)
 
 

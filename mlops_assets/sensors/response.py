@@ -11,7 +11,7 @@ from mlops_assets.operations.tracked_runs import end_killed
 from mlops_assets.resources import StoresResource
 from mlops_assets.sensors.runs import InstanceRuns
 
-LOOKS_EVERY_S = 15
+LOOKS_EVERY_S = 10
 
 
 def response_sensor(spec: ModelSpec) -> dg.SensorDefinition:
@@ -36,14 +36,15 @@ def response_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         carrier.tell_of_runs()
         carrier.carry_on()
         looked = look(spec, opened, _now, actor, before=context.cursor or "")
-        wanted = [_run_request(one) for one in carrier.carry_on()]
+        wanted = [run_request(one) for one in carrier.carry_on()]
         said = None if wanted else _why_nothing(carrier, looked)
         return dg.SensorResult(run_requests=wanted, skip_reason=said, cursor=looked.stamp)
 
     return response
 
 
-def _run_request(training: TrainingWanted) -> dg.RunRequest:
+def run_request(training: TrainingWanted) -> dg.RunRequest:
+    """The lifecycle run of a decision's attempt."""
     return dg.RunRequest(
         run_key=training.key,
         # A run that fails or dies is asked for again here, and only here.

@@ -12,7 +12,7 @@ from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec, format_duration
 
 MONITOR_IS_ALIVE = "monitor_is_alive"
-LOOKS_EVERY = timedelta(seconds=30)
+LOOKS_EVERY = timedelta(seconds=10)
 MAX_SILENCE = timedelta(minutes=5)
 MAX_WAIT = timedelta(hours=2)
 QUIET_WINDOWS = 3

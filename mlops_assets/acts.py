@@ -1,0 +1,193 @@
+"""The demonstration's three acts: a season, a dead feed and a bad release, on real flights, healed by the daemon alone.
+
+Nothing here heals anything: it sends, breaks, waits for what the sensors do, and tells of it.
+"""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from mlops_assets.core.metrics import METRICS
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.training import encode_label, predict
+from mlops_assets.drills.bad_models import register_shuffled
+from mlops_assets.drills.ground import Ground
+from mlops_assets.drills.stage import Stage
+from mlops_assets.drills.system import Program, System, running_system
+from mlops_assets.operations.rollback import force_release
+from mlops_assets.operations.supervise import free_port
+from mlops_assets.operations.traffic import Traffic
+from mlops_assets.stores.home import Home
+
+WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib")
+DEAD_DAYS = 3
+WAIT_S = 240.0
+UI_PORT = 3000
+
+
+@dataclass(frozen=True)
+class OwnGround(Ground):
+    """The project itself and its own state, instead of a copy."""
+
+    own: Home
+
+    @property
+    def project(self) -> Path:
+        return self.folder
+
+    @property
+    def home(self) -> Home:
+        return self.own
+
+
+@contextmanager
+def living_system(out: Console, project: Path, home: Home) -> Iterator[System]:
+    """The service, and `dagster dev` with its daemon and UI, for the length of a block."""
+    ground = OwnGround(project, home)
+    with running_system(ground, daemon=False) as system:
+        port = UI_PORT if _is_free(UI_PORT) else free_port()
+        arguments = ("-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port))
+        ui = Program("Dagster UI", arguments, project, home.root / "dagster-dev.log")
+        ui.start()
+        try:
+            out.print(f"  service on {system.url}; follow everything in the Dagster UI on http://127.0.0.1:{port}")
+            yield system
+        finally:
+            ui.end()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def stage_of(out: Console, spec: ModelSpec, system: System) -> Stage:
+    """A stage on which `spec`'s acts are told, a line each."""
+    return Stage(spec, system, lambda line: out.print(f"  {line}", markup=False))
+
+
+def without_weather(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
+    """The last days of flights as they would come if the weather feed were dead."""
+    zone = spec.monitoring.timezone
+    days = rows[spec.event_time].dt.tz_convert(zone).dt.normalize()
+    dead = days > days.max() - pd.Timedelta(days=DEAD_DAYS)
+    broken = rows.copy()
+    for name in WEATHER:
+        if name in spec.feature_names:
+            broken[name] = broken[name].where(~dead)
+    return broken
+
+
+def season(out: Console, stage: Stage, flights: pd.DataFrame) -> None:
+    """Act one: the winter's winds fade, the model's errors grow, and it is trained and released anew by itself.
+
+    Parameters
+    ----------
+    flights
+        What comes after the traffic that was sent already.
+    """
+    out.print("\n[bold]Act one: the season[/bold]. The winds of winter fade, and no feature of air_time carries them")
+    decision = stage.wait(lambda: stage.decided("retrain"), "air_time decays and a training is decided", WAIT_S)
+    incident = stage.incident("performance")
+    stage.require(incident is not None, "an incident is open for the model's performance")
+    stage.step(f"decided: retrain ({decision.what.mode}), because {decision.what.reason}")
+    before = stage.champion()
+    stage.wait(lambda: stage.champion() != before, "the new version is released", WAIT_S, every_s=0.5)
+    plan = stage.stores.releases.current(stage.spec.name)
+    assert plan is not None
+    stage.step(f"released by itself: version {plan.champion.version} with release {plan.release}; {plan.reason}")
+    traffic = stage.send(flights)
+    stage.label(traffic)
+    now, then = _losses(stage, traffic, before)
+    metric = stage.spec.headline_loss
+    stage.step(f"the next {len(flights):,} flights: {metric} {now:.2f} by the new version, {then:.2f} by the old one")
+
+
+def _losses(stage: Stage, traffic: Traffic, former: int) -> tuple[float, float]:
+    """Mean loss of what was answered, and of what a former version answers to the same rows."""
+    spec = stage.spec
+    known = traffic.rows[spec.label.column].notna().to_numpy()
+    truth = encode_label(spec, traffic.rows[spec.label.column][known], spec.label.classes or ())
+    old = predict(stage.stores.registry.load(spec.name, former), traffic.rows[list(spec.feature_names)])
+    metric = METRICS[spec.headline_loss]
+    threshold = spec.evaluation.decision_threshold
+    return metric.score(truth, traffic.outputs[known], threshold), metric.score(truth, old[known], threshold)
+
+
+def dead_feed(out: Console, stage: Stage, traffic: Traffic, flights: pd.DataFrame) -> None:
+    """Act two: the weather came no more; answers went on, imputed and flagged, and nobody trains on that.
+
+    Parameters
+    ----------
+    traffic
+        What was sent, its last days without weather.
+    flights
+        The days after, with the weather back.
+    """
+    out.print("\n[bold]Act two: a dead feed[/bold]. No weather comes for the last days of March")
+    incident = stage.wait(lambda: stage.incident("feed:weather"), "an incident is opened for the weather feed", WAIT_S)
+    owner = stage.spec.feeds["weather"].owner
+    stage.step(f"found: {incident.title}; {owner} owns the feed")
+    stage.wait(lambda: (one := stage.incident("feed:weather")) and one.mitigated_at, "it is imputed", WAIT_S)
+    dead = traffic.rows[WEATHER[0]].isna().to_numpy() & traffic.rows[WEATHER[-1]].isna().to_numpy()
+    stage.step(
+        f"{int(dead.sum()):,} answers went on without weather, imputed and flagged: {np.isfinite(traffic.outputs[dead]).all()}"
+    )
+    later = stage.send(flights)
+    stage.label(later)
+    stage.wait(lambda: (one := stage.incident("feed:weather")) and one.resolved_at, "the incident is closed", WAIT_S)
+    stage.step(f"the weather is back for {stage.spec.response.close_after} days: the incident is closed")
+    stage.require(not stage.trainings(), "nothing was trained on what came without weather")
+
+
+def bad_release(out: Console, stage: Stage, first: pd.DataFrame, then: pd.DataFrame) -> None:
+    """Act three: a version trained on labels in random order is forced live, and rolled back.
+
+    Parameters
+    ----------
+    first
+        Flights that the bad version answers.
+    then
+        Flights of afterwards.
+    """
+    spec, stores = stage.spec, stage.stores
+    out.print(
+        "\n[bold]Act three: a bad release[/bold]. Somebody forces a version live that learnt labels in random order"
+    )
+    good = stage.champion()
+    with stage.system.ground.environment():
+        bad = register_shuffled(spec, stores, first[spec.event_time].min().to_pydatetime())
+    changed = force_release(
+        spec, stores, bad, reason="a demonstration of what must not be", decided_by="user:demo", now=datetime.now(UTC)
+    )
+    forced = time.perf_counter()
+    stage.step(
+        f"version {bad} is live with release {changed.plan.release} on {changed.workers} worker, asked by no gate"
+    )
+    traffic = stage.send(first)
+    stage.label(traffic)
+    now, before = _losses(stage, traffic, good)
+    stage.step(
+        f"{len(first):,} flights answered by it: {spec.headline_loss} {now:.1f}, where version {good} has {before:.1f}"
+    )
+    decision = stage.wait(lambda: stage.decided("roll back"), "a rollback is decided", WAIT_S)
+    stage.wait(lambda: stage.champion() == good, "the good version serves again", WAIT_S)
+    stage.step(f"rolled back after {time.perf_counter() - forced:.0f} s: {decision.what.reason}")
+    traffic = stage.send(then)
+    stage.label(traffic)
+    now, _ = _losses(stage, traffic, good)
+    stage.step(f"the next {len(then):,} flights: {spec.headline_loss} {now:.2f}, by version {good} again")
+
+
+def between(spec: ModelSpec, rows: pd.DataFrame, begin: datetime, days: int) -> pd.DataFrame:
+    """The rows of some days from a moment on."""
+    times = rows[spec.event_time]
+    return rows[(times >= begin) & (times < begin + timedelta(days=days))].reset_index(drop=True)
