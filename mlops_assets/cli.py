@@ -18,6 +18,7 @@ from mlops_assets.cli_drill import add_drill_command
 from mlops_assets.cli_ledger import add_ledger_commands
 from mlops_assets.cli_replay import add_replay_command
 from mlops_assets.cli_scorecard import add_scorecard_command
+from mlops_assets.cli_verbs import add_verbs
 from mlops_assets.stores.home import Home
 
 app = typer.Typer(
@@ -321,6 +322,7 @@ add_ledger_commands(app)
 add_replay_command(app)
 add_drill_command(app)
 add_scorecard_command(app)
+add_verbs(app)
 
 if __name__ == "__main__":
     app()

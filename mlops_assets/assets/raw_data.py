@@ -54,7 +54,7 @@ def raw_data_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
         retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
     )
     def raw_data(config: RawDataConfig, stores: StoresResource) -> dg.MaterializeResult:
-        as_of, request = _read_as_of(config.as_of), _read_request(spec, config)
+        as_of, request = read_as_of(config.as_of), read_request(spec, config)
         try:
             history = read_history(spec, stores.open(), as_of, request)
         except SourceError as error:
@@ -68,7 +68,8 @@ def raw_data_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     return raw_data
 
 
-def _read_as_of(text: str | None) -> datetime | None:
+def read_as_of(text: str | None) -> datetime | None:
+    """An event time as configured; fails with what is wrong with it."""
     if text is None:
         return None
     try:
@@ -84,7 +85,7 @@ def _read_as_of(text: str | None) -> datetime | None:
     return as_of.astimezone(UTC)
 
 
-def _read_request(spec: ModelSpec, config: RawDataConfig) -> TrainingRequest:
+def read_request(spec: ModelSpec, config: RawDataConfig) -> TrainingRequest:
     """What the run is asked to do otherwise than declared; a wrong wish fails here, before anything is read."""
     unknown = [name for name in config.without if name not in spec.feature_names or not spec.feature(name).nullable]
     if unknown:

@@ -6,6 +6,7 @@ from typing import Self
 import dagster as dg
 from pydantic import BaseModel
 
+from mlops_assets.assets.by_hand import jobs_by_hand
 from mlops_assets.assets.data_health import data_health_asset
 from mlops_assets.assets.deployed_bento import deployed_bento_asset
 from mlops_assets.assets.evaluation import evaluation_asset
@@ -18,6 +19,7 @@ from mlops_assets.assets.trained_model import trained_model_asset
 from mlops_assets.assets.validated_features import validated_features_asset
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.models import filled
+from mlops_assets.sensors.calendar import calendar_schedules
 from mlops_assets.sensors.guard import guard_sensor
 from mlops_assets.sensors.response import response_sensor
 from mlops_assets.sensors.traffic import traffic_sensor
@@ -75,6 +77,7 @@ def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
     )
     return dg.Definitions(
         assets=[*assets, *watching],
-        jobs=[lifecycle, monitoring],
+        jobs=[lifecycle, monitoring, *jobs_by_hand(spec)],
+        schedules=calendar_schedules(spec),
         sensors=[traffic_sensor(spec), watch_sensor(spec), response_sensor(spec), guard_sensor(spec)],
     )

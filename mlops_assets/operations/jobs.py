@@ -28,6 +28,7 @@ def run_job(
     show: Callable[[Progress], None],
     config: dict[str, Any] | None = None,
     windows: tuple[str, str] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     """Execute a job and report what happens as it happens.
 
@@ -37,20 +38,22 @@ def run_job(
         Folder of the project, in which `dagster.yaml` says where runs are kept.
     windows
         First and last partition, both included, of a job over partitioned assets: one run does them all.
+    tags
+        Of the run, besides those that are its own.
 
     Raises
     ------
     JobFailed
         When the run does not end well.
     """
-    tags = dict(REPOSITORY) if windows is None else {**REPOSITORY, RANGE_START: windows[0], RANGE_END: windows[1]}
+    own = dict(REPOSITORY) if windows is None else {**REPOSITORY, RANGE_START: windows[0], RANGE_END: windows[1]}
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "mlops_assets.definitions", "-j", job]
     lines: list[str] = []
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(config or {}, file)
         file.flush()
         process = subprocess.Popen(
-            [*command, "-c", file.name, "--tags", json.dumps(tags)],
+            [*command, "-c", file.name, "--tags", json.dumps({**(tags or {}), **own})],
             cwd=project,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -30,7 +30,8 @@ def test_the_shipped_models_have_their_assets_jobs_and_gates():
     keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
     assert keys == {f"{model}/{asset}" for model in ("flight_delay", "air_time") for asset in ASSETS} | {"scorecard"}
     for model in ("flight_delay", "air_time"):
-        assert {f"{model}_lifecycle", f"{model}_monitoring"} <= set(repository.job_names)
+        jobs = {f"{model}_{name}" for name in ("lifecycle", "monitoring", "rollback", "retrain")}
+        assert jobs <= set(repository.job_names)
         sensors = [repository.get_sensor_def(f"{model}_{name}") for name in ("traffic", "watch", "response", "guard")]
         assert {sensor.default_status for sensor in sensors} == {dg.DefaultSensorStatus.RUNNING}
         for name in ("data_health", "model_health"):

@@ -1,6 +1,5 @@
 """The response sensor as a state machine, on a real instance with real runs; between any two steps the program may start anew."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,26 +8,15 @@ import dagster as dg
 import pytest
 
 from mlops_assets.core.ledger import Approved, Frozen, Rejected, Thawed
-from mlops_assets.sensors.response import response_sensor
+from mlops_assets.sensors.response import LOOKS_EVERY_S, response_sensor
 from mlops_assets_tests.sensors.patient import FETCHED, Patient, better, day, only
 from mlops_assets_tests.serving.factory import small_spec
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as one:
-        yield one
-
-
-@pytest.fixture
-def patient(tmp_path: Path, instance: dg.DagsterInstance) -> Patient:
-    return Patient(tmp_path, instance)
 
 
 def test_it_is_on_by_default_and_looks_often() -> None:
     sensor = response_sensor(small_spec())
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-    assert sensor.minimum_interval_seconds == 15
+    assert sensor.minimum_interval_seconds == LOOKS_EVERY_S <= 15
 
 
 @pytest.mark.parametrize("restarting", [False, True])

@@ -1,0 +1,212 @@
+"""What an operator types to have something done to a model, or to allow and forbid it. Operations do the work."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+import mlops_assets
+from mlops_assets.cli_ledger import _user
+from mlops_assets.stores.home import Home
+
+if TYPE_CHECKING:
+    from mlops_assets.core.spec import ModelSpec
+    from mlops_assets.core.training_request import TrainingRequest
+    from mlops_assets.operations.by_hand import ByHand
+    from mlops_assets.operations.stores import Stores
+
+PROJECT = Path(mlops_assets.__file__).parent.parent
+out = Console(highlight=False, soft_wrap=True)
+
+_Model = Annotated[str, typer.Argument(help="name of a model")]
+_Decision = Annotated[str, typer.Argument(help="id of a decision, or enough of its beginning")]
+_Reason = Annotated[str, typer.Option(help="why; it is kept")]
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Add `rollback`, `retrain`, `approve`, `reject`, `freeze`, `thaw`, `retire` and `recover` to the command line."""
+    for command in (rollback, retrain, approve, reject, freeze, thaw, retire, recover):
+        app.command()(command)
+
+
+def rollback(
+    model: _Model,
+    reason: _Reason,
+    to: Annotated[int | None, typer.Option(help="version; left out: the last good one that can answer")] = None,
+) -> None:
+    """Serve an earlier version again, at once: no training, no build. It is proven before anything moves."""
+    from mlops_assets.operations.by_hand import describe
+
+    with _told():
+        decision = _hand(model).roll_back(reason, to)
+    if decision.outcome not in ("done", "unchanged"):
+        _stop(describe(decision))
+    out.print(describe(decision), markup=False)
+
+
+def retrain(
+    model: _Model,
+    reason: _Reason,
+    as_of: Annotated[
+        str | None, typer.Option(help="event time (ISO 8601 with zone) up to which anything may be known")
+    ] = None,
+    window: Annotated[str | None, typer.Option(help="length of the training window, such as '90d'")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="a feature to be left out; may be given several times")
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="run the lifecycle here, and wait for its end")] = False,
+) -> None:
+    """Train a candidate, which the gates judge as ever. The sensor of the response starts it, or this command with --now."""
+    from mlops_assets.operations.by_hand import describe
+
+    spec = _declared(model)
+    request, moment = _request(spec, window, tuple(without or ())), _moment(as_of)
+    with _told():
+        decision = _hand(model).retrain(reason, request, moment, begins=now)
+    if not now:
+        out.print(
+            f"{describe(decision)}; the sensor {model}_response starts it, as long as `mlops-assets up` runs",
+            markup=False,
+        )
+        return
+    from mlops_assets.demo import show_progress
+    from mlops_assets.operations.carry_out import TrainingWanted
+    from mlops_assets.operations.jobs import JobFailed, run_job
+
+    training = TrainingWanted(decision, 1)
+    try:
+        run_job(
+            PROJECT,
+            f"{model}_lifecycle",
+            show=lambda progress: show_progress(out, progress),
+            config=training.config(),
+            tags=training.tags,
+        )
+    except JobFailed as error:
+        _stop(f"{error}\n{decision.id} is settled by the sensor {model}_response")
+    out.print(f"{decision.id}: the run has succeeded; see `mlops-assets releases {model}`", markup=False)
+
+
+def approve(decision: _Decision, reason: _Reason) -> None:
+    """Allow what waits for leave; the sensor of the response carries it out."""
+    _answer(decision, reason, yes=True)
+
+
+def reject(decision: _Decision, reason: _Reason) -> None:
+    """Forbid what waits for leave, or has not begun."""
+    _answer(decision, reason, yes=False)
+
+
+def freeze(model: _Model, reason: _Reason) -> None:
+    """Let nothing be done to a model by itself, until it is thawed."""
+    with _told():
+        _hand(model).freeze(reason)
+    out.print(f"{model} is frozen: nothing is done to it by itself until `mlops-assets thaw {model} --reason ...`")
+
+
+def thaw(model: _Model, reason: _Reason) -> None:
+    """Let automation go on."""
+    with _told():
+        _hand(model).thaw(reason)
+    out.print(f"{model} is thawed: automation goes on")
+
+
+def retire(model: _Model, reason: _Reason) -> None:
+    """Take a model out of service: callers get 410 with the reason. Its history stays."""
+    with _told():
+        changed = _hand(model).retire(reason)
+    out.print(f"{model} is out of service since release {changed.plan.release}; {changed.smoke.why}", markup=False)
+
+
+def recover(model: _Model, reason: _Reason) -> None:
+    """Let the champion answer again, after a fallback or a retirement."""
+    with _told():
+        changed = _hand(model).recover(reason)
+    plan = changed.plan
+    out.print(
+        f"version {plan.champion.version} of {model} answers with release {plan.release}; {changed.smoke.why}",
+        markup=False,
+    )
+
+
+def _answer(decision: str, reason: str, *, yes: bool) -> None:
+    from mlops_assets.operations.by_hand import answer
+
+    with _told():
+        one = answer(_stores(), decision, yes=yes, reason=reason, actor=_user(), at=datetime.now(UTC))
+    what = f"{one.what.action} of {one.model} ({one.id})"
+    if yes:
+        out.print(f"{what} is approved; the sensor {one.model}_response carries it out", markup=False)
+    else:
+        out.print(f"{what} is rejected", markup=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What cannot be done as a message and code 1."""
+    from mlops_assets.operations.by_hand import NotPossible
+    from mlops_assets.operations.plan_changes import ChangeFailed, ChangeRefused
+    from mlops_assets.stores.database import LedgerUnavailable
+    from mlops_assets.stores.ledger_chain import LedgerDamaged
+
+    try:
+        yield
+    except (NotPossible, ChangeRefused, ChangeFailed, LedgerUnavailable, LedgerDamaged) as error:
+        _stop(error)
+
+
+def _hand(model: str) -> "ByHand":
+    from mlops_assets.operations.by_hand import ByHand
+
+    return ByHand(_declared(model), _stores(), _user(), lambda: datetime.now(UTC))
+
+
+def _stores() -> "Stores":
+    from mlops_assets.operations.stores import Stores
+
+    return Stores(Home.from_environment())
+
+
+def _declared(model: str) -> "ModelSpec":
+    from mlops_assets.operations.models import declared_models
+
+    models = declared_models()
+    if model not in models:
+        _stop(f"no model {model!r}: declared are {', '.join(models) or 'none'}")
+    return models[model]
+
+
+def _request(spec: "ModelSpec", window: str | None, without: tuple[str, ...]) -> "TrainingRequest":
+    from pydantic import ValidationError
+
+    from mlops_assets.core.training_request import request_of
+
+    unknown = [name for name in without if name not in spec.feature_names or not spec.feature(name).nullable]
+    if unknown:
+        allowed = ", ".join(one.name for one in spec.features if one.nullable)
+        _stop(f"--without {unknown[0]}: {spec.name} cannot be trained without it; choose of {allowed or 'none'}")
+    try:
+        return request_of({"trigger": "hand", "without": ",".join(without), "window": window or ""})
+    except ValidationError:
+        _stop(f"--window {window!r} is no duration: write it like '90d' or '36h'")
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        _stop(f"--as-of {text!r} is no ISO 8601 time: write it like 2013-03-01T05:00:00Z")
+    if moment.tzinfo is None:
+        _stop(f"--as-of {text!r} names no time zone: end it with Z or an offset such as -05:00")
+    return moment.astimezone(UTC)
+
+
+def _stop(why: Any) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
+    raise typer.Exit(1)

@@ -1,0 +1,162 @@
+"""What a person types is done, or decided, in their name and with their reason; what cannot be done says what can."""
+
+import dagster as dg
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from mlops_assets import cli_verbs
+from mlops_assets.cli_verbs import add_verbs
+from mlops_assets.core.ledger import Decided, Frozen
+from mlops_assets.operations import models
+from mlops_assets_tests.sensors.patient import Patient, better, only
+
+app = typer.Typer()
+add_verbs(app)
+
+
+@pytest.fixture
+def patient(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    with dg.DagsterInstance.ephemeral() as instance:
+        patient = Patient(tmp_path, instance, actions={"rollback": "approve"})
+        monkeypatch.setattr(models, "declared_models", lambda: {"delay": patient.spec})
+        monkeypatch.setattr(cli_verbs, "_stores", lambda: patient.stores)
+        yield patient
+
+
+def said(*words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--reason", "because"])
+
+
+def test_a_rollback_is_done_at_once_and_kept_with_its_reason(patient: Patient):
+    result = said("rollback", "delay")
+    assert result.exit_code == 0, result.output
+    assert "roll back: done: version 1 serves with release 3" in result.output
+    decision = patient.decision("roll back")
+    assert (decision.actor, decision.what.reason, decision.outcome) == ("user:ann", "because", "done")
+    assert patient.plans[-1].decided_by == "user:ann"
+    assert not patient.record.releases[-1].released.automated
+    patient.judge(1)
+    patient.live()
+    assert len(patient.plans) == 3, "the sensor finds nothing left to do"
+
+
+def test_a_rollback_that_cannot_be_done_says_why(patient: Patient):
+    result = said("rollback", "delay", "--to", "7")
+    assert result.exit_code == 1
+    assert "has no version 7" in result.output
+    assert patient.decision("roll back").outcome == "refused"
+
+
+def test_a_rollback_works_while_automation_is_frozen(patient: Patient):
+    patient.write("delay", Frozen("wait"))
+    assert said("rollback", "delay", "--to", "1").exit_code == 0
+    assert patient.champion == 1
+
+
+def test_a_training_is_decided_and_the_sensor_starts_it(patient: Patient):
+    patient.judge(1)
+    result = said("retrain", "delay", "--window", "30d", "--without", "temp", "--as-of", "2013-03-02T00:00:00Z")
+    assert result.exit_code == 0, result.output
+    assert "delay_response starts it" in result.output
+    request = only(patient.tick())
+    config = request.run_config["ops"]["delay__raw_data"]["config"]
+    assert config == {"as_of": "2013-03-02T00:00:00+00:00", "trigger": "hand", "window": "30d", "without": ["temp"]}
+    again = said("retrain", "delay")
+    assert again.exit_code == 1
+    assert "a training is wanted already" in again.output
+    patient.launch(request)
+    patient.live()
+    assert patient.champion == 3
+    assert not patient.record.releases[-1].released.automated
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--window", "long"), "--window 'long' is no duration"),
+        (("--as-of", "2013-03-02"), "names no time zone"),
+        (("--as-of", "yesterday"), "is no ISO 8601 time"),
+        (("--without", "distance"), "--without distance: delay cannot be trained without it; choose of temp"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(patient: Patient, options: tuple[str, ...], words: str):
+    result = said("retrain", "delay", *options)
+    assert result.exit_code == 1
+    assert words in result.output
+    assert not patient.record.decisions
+
+
+def test_a_training_now_is_run_here_and_settled_by_the_sensor(patient: Patient, monkeypatch: pytest.MonkeyPatch):
+    def run_job(project, job, *, show, config, tags):
+        assert patient.decision("retrain").running
+        assert patient.tick() == "no window has been judged yet", "the sensor does not start it as well"
+        patient.execute(tags, config)
+
+    monkeypatch.setattr("mlops_assets.operations.jobs.run_job", run_job)
+    result = said("retrain", "delay", "--now")
+    assert result.exit_code == 0, result.output
+    patient.tick()
+    assert (patient.champion, patient.decision("retrain").outcome) == (3, "done")
+
+
+def test_what_waits_is_approved_by_the_beginning_of_its_id(patient: Patient):
+    patient.judge(1)
+    patient.judge(2, decayed=True, former=better(1))
+    patient.live()
+    waiting = patient.decision("roll back")
+    result = said("approve", waiting.id[:8])
+    assert "roll back of delay" in result.output
+    assert "is approved" in result.output
+    patient.live()
+    assert patient.champion == 1
+    assert patient.decision("roll back").approved_by == "user:ann"
+    late = said("reject", waiting.id)
+    assert late.exit_code == 1
+    assert "is over (done)" in late.output
+
+
+def test_what_has_not_begun_may_be_rejected(patient: Patient):
+    patient.write("d-1", Decided("retrain", "auto", "it has decayed"))
+    assert said("approve", "d-1").exit_code == 1
+    result = said("reject", "d-1")
+    assert result.exit_code == 0, result.output
+    patient.judge(1)
+    assert patient.live()
+    assert patient.champion == 2
+    assert "was rejected by user:ann: because" in said("reject", "d-1").output
+
+
+def test_an_unknown_decision_or_model_is_named(patient: Patient):
+    assert "no decision begins with 'x'" in said("approve", "x").output
+    assert "no model 'nobody': declared are delay" in said("freeze", "nobody").output
+
+
+def test_freezing_and_thawing(patient: Patient):
+    assert said("thaw", "delay").exit_code == 1
+    assert said("freeze", "delay").exit_code == 0
+    assert patient.record.frozen == "because"
+    assert "is frozen already: because" in said("freeze", "delay").output
+    assert said("thaw", "delay").exit_code == 0
+    assert patient.record.frozen is None
+
+
+def test_retiring_and_recovering(patient: Patient):
+    assert said("retire", "delay").exit_code == 0
+    assert (patient.plans[-1].retired, patient.record.retired) == ("because", "because")
+    assert "is out of service (because): mlops-assets recover delay" in said("retrain", "delay").output
+    assert "is out of service" in said("rollback", "delay").output
+    result = said("recover", "delay")
+    assert "version 2 of delay answers with release 4" in result.output
+    assert patient.record.retired is None
+    assert said("recover", "delay").exit_code == 0
+    assert len(patient.plans) == 4
+
+
+@pytest.mark.parametrize("verb", ["rollback", "retrain", "freeze", "thaw", "retire", "recover", "approve", "reject"])
+def test_every_verb_wants_a_reason(patient: Patient, verb: str):
+    result = CliRunner().invoke(app, [verb, "delay"])
+    assert result.exit_code == 2
+    assert "--reason" in result.output
