@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from mlops_assets.core.ledger import Incident
 from mlops_assets.core.metrics import METRICS
+from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import encode_label, predict
-from mlops_assets.drills.bad_models import register_shuffled
 from mlops_assets.drills.ground import Ground
 from mlops_assets.drills.stage import Stage
 from mlops_assets.drills.system import Program, System, running_system
@@ -133,7 +134,13 @@ def dead_feed(out: Console, stage: Stage, traffic: Traffic, flights: pd.DataFram
         The days after, with the weather back.
     """
     out.print("\n[bold]Act two: a dead feed[/bold]. No weather comes for the last days of March")
-    incident = stage.wait(lambda: stage.incident("feed:weather"), "an incident is opened for the weather feed", WAIT_S)
+    last = str(Windows.of(stage.spec).key(traffic.rows[stage.spec.event_time].max()))
+
+    def found() -> Incident | None:
+        one = stage.incident("feed:weather")
+        return one if one is not None and last in one.windows else None
+
+    incident = stage.wait(found, f"an incident is open for the weather feed in {last}", WAIT_S)
     owner = stage.spec.feeds["weather"].owner
     stage.step(f"found: {incident.title}; {owner} owns the feed")
     stage.wait(lambda: (one := stage.incident("feed:weather")) and one.mitigated_at, "it is imputed", WAIT_S)
@@ -148,13 +155,15 @@ def dead_feed(out: Console, stage: Stage, traffic: Traffic, flights: pd.DataFram
     stage.require(not stage.trainings(), "nothing was trained on what came without weather")
 
 
-def bad_release(out: Console, stage: Stage, first: pd.DataFrame, then: pd.DataFrame) -> None:
+def bad_release(out: Console, stage: Stage, bad: int, first: pd.DataFrame, then: pd.DataFrame) -> None:
     """Act three: a version trained on labels in random order is forced live, and rolled back.
 
     Parameters
     ----------
+    bad
+        The version: registered, with its bundle.
     first
-        Flights that the bad version answers.
+        Flights that it answers.
     then
         Flights of afterwards.
     """
@@ -163,8 +172,6 @@ def bad_release(out: Console, stage: Stage, first: pd.DataFrame, then: pd.DataFr
         "\n[bold]Act three: a bad release[/bold]. Somebody forces a version live that learnt labels in random order"
     )
     good = stage.champion()
-    with stage.system.ground.environment():
-        bad = register_shuffled(spec, stores, first[spec.event_time].min().to_pydatetime())
     changed = force_release(
         spec, stores, bad, reason="a demonstration of what must not be", decided_by="user:demo", now=datetime.now(UTC)
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
+_QUIET = ("none", "observe")
 _Model = Annotated[str | None, typer.Argument(help="name of a model; all models if left out")]
 
 
@@ -57,13 +58,16 @@ def incidents(
     out.print(table)
 
 
-def decisions(model: _Model = None) -> None:
+def decisions(
+    model: _Model = None,
+    everything: Annotated[bool, typer.Option("--all", help="also those that nothing is to be done")] = False,
+) -> None:
     """What was decided and what became of it, newest first."""
     found: list[Decision] = []
     with _told():
         ledger = _open()
         for name in _chosen(ledger, model):
-            found += ledger.of(name).decisions
+            found += [one for one in ledger.of(name).decisions if everything or one.what.action not in _QUIET]
     if not found:
         out.print("no decision")
         return
@@ -217,6 +221,8 @@ def _outcome(one: Decision) -> str:
         return "under way"
     if one.waits_for_approval:
         return "waits for approval"
+    if not one.what.asks_for_work:
+        return "-"
     return one.outcome or ("off" if one.what.mode == "off" else "waits")
 
 

@@ -62,13 +62,13 @@ def scorecard(
             _stop(f"cannot write {json_file}: {error.strerror}")
 
 
-def print_scorecard(out: Console, made: "Scorecard") -> None:
-    """One table of everything and of each model."""
+def print_scorecard(out: Console, made: "Scorecard", *, by_model: bool = True) -> None:
+    """One table of everything and, where wanted, of each model."""
     from mlops_assets.operations.scorecard import lines_of
 
     headings = ("model", "measure", "measured", "target", "met", "median", "worst", "rests on", "note")
     table = Table(*headings, box=None, pad_edge=False)
-    cards = made.models if len(made.models) == 1 else (made.overall, *made.models)
+    cards = made.models if len(made.models) == 1 else (made.overall, *made.models)[: None if by_model else 1]
     for card in cards:
         for line in lines_of(card):
             cells = (line.model, line.measure, line.measured, line.target, line.met, line.median, line.worst)

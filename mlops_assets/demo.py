@@ -3,9 +3,11 @@
 A script for people to watch; all it does is done by `operations`, and by Dagster as a process of its own.
 """
 
+import io
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.table import Table
 from mlops_assets.acts import bad_release, between, dead_feed, living_system, season, stage_of, without_weather
 from mlops_assets.cli_scorecard import print_scorecard
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.drills.bad_models import register_shuffled
 from mlops_assets.drills.stage import DrillFailed
 from mlops_assets.drills.system import System
 from mlops_assets.operations.client import PredictionClient
@@ -33,7 +36,7 @@ from mlops_assets.stores.home import Home
 
 TOLERANCE = 1e-9
 SINGLE_ROWS = 300
-AFTERWARDS = 9  # days after the first traffic that the acts need
+AFTERWARDS = 13  # days after the first traffic that the acts need
 HEADLINE = {
     "binary": ("roc_auc", "brier", "log_loss"),
     "multiclass": ("accuracy", "log_loss"),
@@ -67,7 +70,7 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     started = time.perf_counter()
     for spec in specs.values():
         require_nothing_later(spec, stores)
-        run_lifecycle(out, spec, project)
+    _run_lifecycles(out, tuple(specs.values()), project, stores)
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
     later = {name: live_rows(spec, until, until + timedelta(days=AFTERWARDS)) for name, spec in specs.items()}
     with living_system(out, project, home) as system, PredictionClient(system.url) as client:
@@ -79,9 +82,23 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
             raise DemoFailed(str(failure)) from failure
     show_health(out, tuple(specs.values()), stores)
     out.print("\n[bold]The scorecard[/bold]")
-    print_scorecard(out, make_scorecard(stores, specs, datetime.now(UTC)))
+    print_scorecard(out, make_scorecard(stores, specs, datetime.now(UTC)), by_model=False)
     _where_to_look(out, list(outcomes.values()), home)
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
+
+
+def _run_lifecycles(out: Console, specs: Sequence[ModelSpec], project: Path, stores: Stores) -> None:
+    """Both at once, told one after the other."""
+    stores.registry.versions(specs[0].name)  # makes the tracking database before two processes want to
+    told = [out, *(Console(file=io.StringIO(), force_terminal=out.is_terminal, width=out.width) for _ in specs[1:])]
+    with ThreadPoolExecutor(len(specs)) as pool:
+        for console, run in [
+            (console, pool.submit(run_lifecycle, console, spec, project))
+            for console, spec in zip(told, specs, strict=True)
+        ]:
+            run.result()
+            if isinstance(console.file, io.StringIO):
+                out.file.write(console.file.getvalue())
 
 
 def _play(
@@ -95,14 +112,13 @@ def _play(
     """The three acts, on one model each but the last, which comes back to the first."""
     air, delay = specs["air_time"], specs["flight_delay"]
     winds, weather = stage_of(out, air, system), stage_of(out, delay, system)
-    season(out, winds, between(air, later[air.name], until, 3))
-    dead_feed(out, weather, outcomes[delay.name].traffic, between(delay, later[delay.name], until, 4))
-    bad_release(
-        out,
-        winds,
-        between(air, later[air.name], until + timedelta(days=3), 4),
-        between(air, later[air.name], until + timedelta(days=7), 1),
-    )
+    season(out, winds, between(air, later[air.name], until, 7))
+    first = between(air, later[air.name], until + timedelta(days=7), 4)
+    with ThreadPoolExecutor(1) as pool:
+        bad = pool.submit(register_shuffled, air, system.stores, first[air.event_time].min().to_pydatetime())
+        dead_feed(out, weather, outcomes[delay.name].traffic, between(delay, later[delay.name], until, 4))
+        version = bad.result()
+    bad_release(out, winds, version, first, between(air, later[air.name], until + timedelta(days=11), 1))
 
 
 def require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
