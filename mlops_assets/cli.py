@@ -31,7 +31,7 @@ UI = "http://127.0.0.1:3000"
 
 @app.command()
 def status() -> None:
-    """What every declared model is doing: champion, release, workers that have it, the last verdict, its monitor.
+    """What every declared model is doing: champion, release, workers, the last verdict, its monitor, incidents, automation.
 
     Ends with code 1 when a monitor has stopped, or fails, while traffic or labels wait for it.
     """
@@ -50,6 +50,8 @@ def status() -> None:
         "last gates",
         "health",
         "monitor",
+        "incidents",
+        "automation",
         box=None,
         pad_edge=False,
     )
@@ -66,6 +68,8 @@ def status() -> None:
             one.verdict,
             one.health,
             one.monitor,
+            one.incidents,
+            one.automation,
         )
     out.print(table)
     out.print(f"state: {stores.home.root}    service: {stores.home.service_url() or 'not running'}")

@@ -1,15 +1,18 @@
 """What every declared model is doing right now."""
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from mlops_assets.core.evaluation import Evaluation
+from mlops_assets.core.ledger import SEVERITIES
 from mlops_assets.core.monitoring.watch import STOPPED, told
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.models import declared_models
 from mlops_assets.operations.monitor import Monitor
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.watching import read_heartbeat, something_waits, watch_monitor
+from mlops_assets.stores.database import LedgerUnavailable
 
 HEARTBEAT_MAX_AGE = timedelta(seconds=5)
 
@@ -18,7 +21,8 @@ HEARTBEAT_MAX_AGE = timedelta(seconds=5)
 class ModelStatus:
     """One line of `mlops-assets status`; what is not there yet is None.
 
-    `monitor_stopped` says that the model's monitor has stopped or fails while something waits for it.
+    `monitor_stopped` says that the model's monitor has stopped or fails while something waits for it; `incidents` are those that
+    are open, and `automation` tells whether anything is done by itself, and what waits for a person's leave.
     """
 
     model: str
@@ -32,6 +36,8 @@ class ModelStatus:
     health: str = "-"
     monitor: str = "never looked"
     monitor_stopped: bool = False
+    incidents: str = "-"
+    automation: str = "on"
 
 
 def model_status(stores: Stores, now: datetime) -> tuple[ModelStatus, ...]:
@@ -41,7 +47,7 @@ def model_status(stores: Stores, now: datetime) -> tuple[ModelStatus, ...]:
 
 def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
     plan = stores.releases.current(spec.name)
-    watched = (_health(stores, spec), *_monitor(stores, spec, now))
+    watched = (_health(stores, spec), *_monitor(stores, spec, now), *_of_ledger(stores, spec))
     if plan is None:
         return ModelStatus(spec.name, spec.task, None, None, None, None, "-", _verdict(stores, spec), *watched)
     live = stores.workers.live(now, HEARTBEAT_MAX_AGE)
@@ -82,6 +88,24 @@ def _monitor(stores: Stores, spec: ModelSpec, now: datetime) -> tuple[str, bool]
     if heartbeat is None:
         return "never looked", False
     return f"looked {max(0, round((now - heartbeat.at).total_seconds()))} s ago", False
+
+
+def _of_ledger(stores: Stores, spec: ModelSpec) -> tuple[str, str]:
+    """The open incidents, and what is done by itself."""
+    try:
+        record = stores.ledger.of(spec.name)
+    except LedgerUnavailable as error:
+        return "unknown", f"the ledger is out of reach: {error}"
+    counts = Counter(one.severity for one in record.open_incidents)
+    incidents = ", ".join(f"{counts[one]} {one}" for one in reversed(SEVERITIES) if counts[one])
+    told = []
+    if record.retired is not None:
+        told.append(f"retired: {record.retired}")
+    if record.frozen is not None:
+        told.append(f"frozen: {record.frozen}")
+    told += [f"{one.what.action} waits for approval ({one.id})" for one in record.decisions if one.waits_for_approval]
+    told += [f"{one.what.action} under way" for one in record.open_decisions if one.running]
+    return incidents or "-", "; ".join(told) or "on"
 
 
 def _verdict(stores: Stores, spec: ModelSpec) -> str:
