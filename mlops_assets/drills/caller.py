@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -84,6 +84,17 @@ def _acknowledged(body: dict[str, Any], at: datetime) -> list[Acknowledged]:
     head = (body["model"], body["model_version"], body["release"], body["role"])
     return [
         Acknowledged(one["prediction_id"], *head, tuple(outputs_of(one)), at) for one in body.get("predictions", [body])
+    ]
+
+
+def bodies_of(spec: ModelSpec, rows: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The same flights as requests with ids of the caller's own, as one sends again what may not have arrived."""
+    features = rows[list(spec.feature_names)].astype(object).where(rows[list(spec.feature_names)].notna(), None)
+    return [
+        {"id": one, "entity": entity, "event_time": moment.isoformat(), "features": values}
+        for one, entity, moment, values in zip(
+            ids, rows[spec.entity_key], rows[spec.event_time], features.to_dict("records"), strict=True
+        )
     ]
 
 

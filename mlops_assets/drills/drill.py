@@ -61,7 +61,7 @@ def _played(drill: Drill, spec: ModelSpec, ground: Ground, say: Callable[[str], 
             stage.step(f"NOT HEALED: {why}")
     seconds = stage.seconds
     with ground.environment():
-        verified = verify(stage.stores, stage.tally.acknowledged, stage.tally.labels)
+        verified = verify(stage.stores, stage.tally.acknowledged, stage.tally.labels, spec.release.confirm_timeout)
         harmed = _harmed(stage)
     times, tally = stage.times, stage.tally
     return DrillResult(

@@ -149,6 +149,11 @@ class Stage:
 
         self.wait(settled, f"{self.spec.name} is judged up to {window}", timeout_s, every_s=0.5)
 
+    def sealed(self) -> None:
+        """Wait until everything that was answered is in sealed segments."""
+        log = self.stores.log
+        self.wait(lambda: not any(one.records for one in log.segments() if not one.sealed), "the log is sealed", 30)
+
     # ---- traffic
 
     def days(self, first: int, count: int = 1) -> pd.DataFrame:
@@ -175,6 +180,10 @@ class Stage:
         labels = labels_of(self.spec, traffic.rows, traffic.prediction_ids, late)
         if until is not None:
             labels = labels[labels["observed_at"] <= until].reset_index(drop=True)
+        return self.post(labels)
+
+    def post(self, labels: pd.DataFrame) -> int:
+        """Hand in labels, as `labels_of` gives them."""
         with Caller(self.system.url, self.tally) as client:
             return post_labels(self.spec, client, labels)
 
@@ -201,6 +210,16 @@ class Stage:
     def incident(self, cause: str) -> Incident | None:
         """The newest incident with a cause, open or not."""
         return next((one for one in reversed(self.record.incidents) if one.cause == cause), None)
+
+    def mitigated(self, cause: str) -> Incident | None:
+        """The newest incident with a cause, when it harms no longer."""
+        incident = self.incident(cause)
+        return incident if incident is not None and incident.mitigated_at is not None else None
+
+    def closed(self, cause: str) -> Incident | None:
+        """The newest incident with a cause, when it is over."""
+        incident = self.incident(cause)
+        return incident if incident is not None and not incident.is_open else None
 
     def decided(self, action: str) -> Decision | None:
         """The newest decision for an action."""

@@ -20,7 +20,6 @@ from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.whole_bundles import whole_bundle
 
 TOLERANCE = 1e-12
-SWAP = timedelta(seconds=5)  # in which a worker that is well has loaded what was published
 _EXAMPLES = 5
 
 
@@ -44,8 +43,16 @@ class Verified(msgspec.Struct, frozen=True):
     examples: tuple[str, ...] = ()
 
 
-def verify(stores: Stores, acknowledged: Sequence[Acknowledged], labels: int) -> Verified:
-    """Hold all acknowledged answers, and so many acknowledged labels, against the log; and the log against plans and bundles."""
+def verify(
+    stores: Stores, acknowledged: Sequence[Acknowledged], labels: int, swap: timedelta = timedelta(seconds=30)
+) -> Verified:
+    """Hold all acknowledged answers, and so many acknowledged labels, against the log; and the log against plans and bundles.
+
+    Parameters
+    ----------
+    swap
+        How long after a plan was published the one before may still be answered from; the declared `release.confirm_timeout`.
+    """
     records = list(stores.log.records())
     predictions = [one for one in records if isinstance(one, PredictionRecord)]
     answered = [one for one in predictions if one.status == 200]
@@ -55,7 +62,7 @@ def verify(stores: Stores, acknowledged: Sequence[Acknowledged], labels: int) ->
     if lacking > 0:
         lost += lacking
         told.append(f"{lacking} of {labels} acknowledged labels are not in the log")
-    wrong = list(contradictions(stores, answered))
+    wrong = list(contradictions(stores, answered, swap))
     return Verified(len(acknowledged), len(predictions), lost, len(wrong), (*told[:_EXAMPLES], *wrong[:_EXAMPLES]))
 
 
@@ -74,7 +81,7 @@ def missing(acknowledged: Iterable[Acknowledged], answered: Iterable[PredictionR
             yield f"{one.id}: acknowledged as {one.output}, logged as {same[0].output}"
 
 
-def contradictions(stores: Stores, answered: Sequence[PredictionRecord]) -> Iterable[str]:
+def contradictions(stores: Stores, answered: Sequence[PredictionRecord], swap: timedelta) -> Iterable[str]:
     """One line for each answer that the plan in force does not account for."""
     by_model = defaultdict(list)
     for record in answered:
@@ -84,7 +91,7 @@ def contradictions(stores: Stores, answered: Sequence[PredictionRecord]) -> Iter
         published = [published_at(stores, plan) for plan in history]
         by_release = defaultdict(list)
         for record in records:
-            why = not_as_planned(record, history, published)
+            why = not_as_planned(record, history, published, swap)
             if why is not None:
                 yield f"{record.id}: {why}"
             else:
@@ -94,7 +101,7 @@ def contradictions(stores: Stores, answered: Sequence[PredictionRecord]) -> Iter
 
 
 def not_as_planned(
-    record: PredictionRecord, history: Sequence[ReleasePlan], published: Sequence[datetime]
+    record: PredictionRecord, history: Sequence[ReleasePlan], published: Sequence[datetime], swap: timedelta
 ) -> str | None:
     """Why a record is not what the plans of its model say; None when it is.
 
@@ -114,7 +121,7 @@ def not_as_planned(
         return f"answered in release {plan.release}, which takes the model out of service"
     if record.served_at < plan.decided_at:
         return f"answered at {record.served_at} in release {plan.release}, decided at {plan.decided_at}"
-    ends = [*(end + SWAP for end in published[1:]), record.served_at]
+    ends = [*(end + swap for end in published[1:]), record.served_at]
     in_force = [
         one for one, begin, end in zip(history, published, ends, strict=True) if begin <= record.served_at <= end
     ]
