@@ -160,3 +160,18 @@ def test_every_verb_wants_a_reason(patient: Patient, verb: str):
     result = CliRunner().invoke(app, [verb, "delay"])
     assert result.exit_code == 2
     assert "--reason" in result.output
+
+
+def test_a_release_of_a_run_is_left_to_the_sensor_which_knows_who_asked_for_it(patient: Patient):
+    """A rollback typed before the sensor had looked wrote down that a person had asked for the training."""
+    patient.write("d-1", Decided("retrain", "auto", "it has decayed"), "sensor:delay_response")
+    patient.judge(1)
+    patient.launch(only(patient.tick()))
+    assert patient.champion == 3
+    assert said("rollback", "delay").exit_code == 0
+    assert [one.released.release for one in patient.record.releases] == [1, 2]
+    patient.live()
+    assert [(one.released.release, one.released.automated) for one in patient.record.releases][2:] == [
+        (3, True),
+        (4, False),
+    ]

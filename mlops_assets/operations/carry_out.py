@@ -38,6 +38,11 @@ TRIGGER_TAG, INCIDENTS_TAG = "mlops_assets/trigger", "mlops_assets/incidents"
 class Runs(Protocol):
     """The runs of one model, wherever they are recorded."""
 
+    @property
+    def are_known(self) -> bool:
+        """Can it be told who has asked for a run?"""
+        ...
+
     def of(self, decision: str) -> tuple[KnownRun, ...]:
         """Those that a decision has asked for, oldest first."""
         ...
@@ -52,7 +57,9 @@ class Runs(Protocol):
 
 
 class NoRuns:
-    """For where there are none to be asked for, such as the command line."""
+    """For where they cannot be asked for, such as the command line."""
+
+    are_known = False
 
     def of(self, decision: str) -> tuple[KnownRun, ...]:
         return ()
@@ -251,6 +258,8 @@ def _note_releases(
         if before is not None and plan.champion.version == before.champion.version and not _returns(before, plan):
             continue
         decision = _decision_of(record, plan, runs)
+        if decision is None and plan.decided_by.startswith("run:") and not runs.are_known:
+            break  # left to who knows the runs: whether a person was needed is written down once
         released = Released(
             plan.release,
             plan.champion.version,

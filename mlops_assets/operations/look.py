@@ -66,14 +66,15 @@ def look(
         Windows of one look; the rest is for the next.
     """
     live = live_windows(spec, stores)
-    judged = [window for window in sorted(live) if stores.lake.has(spec.name, f"{DATA_HEALTH}/{window}")]
-    if not judged:
+    newest = _newest_judged(spec, stores, live)
+    if newest is None:
         return Looked()
     last = max((one.what.window for one in stores.ledger.of(spec.name).decisions if one.what.window), default="")
-    due = [window for window in judged if window > last][:most] or [judged[-1]]
+    since = [window for window in sorted(live) if last < window <= newest]
+    due = [window for window in since if _is_judged(spec, stores, window)][:most] or [newest]
     readings, looked = _KeptReadings(spec, stores), Looked()
     for window in due:
-        is_newest = window == judged[-1]
+        is_newest = window == newest
         signs = watch_monitor(spec, stores, clock()) if is_newest else ()
         signals = tuple(Signal(sign.trouble, sign.reason, sign.grave) for sign in signs)
         seen = situation(spec, stores, window, readings=readings, signals=signals)
@@ -91,9 +92,16 @@ def look(
 
 def newest_judged(spec: ModelSpec, stores: Stores) -> tuple[str | None, datetime | None]:
     """The newest window with a verdict, and its end, which is now by the events' clock; None where there is none."""
-    windows = sorted(live_windows(spec, stores), reverse=True)
-    newest = next((one for one in windows if stores.lake.has(spec.name, f"{DATA_HEALTH}/{one}")), None)
+    newest = _newest_judged(spec, stores, live_windows(spec, stores))
     return newest, None if newest is None else Windows.of(spec).bounds(newest)[1]
+
+
+def _newest_judged(spec: ModelSpec, stores: Stores, live: Iterable[str]) -> str | None:
+    return next((one for one in sorted(live, reverse=True) if _is_judged(spec, stores, one)), None)
+
+
+def _is_judged(spec: ModelSpec, stores: Stores, window: str) -> bool:
+    return stores.lake.has(spec.name, f"{DATA_HEALTH}/{window}")
 
 
 class _KeptReadings(Readings):

@@ -233,3 +233,28 @@ def test_a_release_by_hand_is_told_of(patient: Patient) -> None:
     patient.tick()
     assert [one.released.automated for one in patient.record.releases] == [False, False, False]
     assert patient.record.releases[-1].released.version == 3
+
+
+def test_a_run_that_a_person_cancels_is_not_tried_again(patient: Patient) -> None:
+    patient.judge(1, decayed=True)
+    patient.judge(2, decayed=True)
+    run = patient.instance.get_run_by_id(patient.begin(only(patient.tick())))
+    assert run is not None
+    patient.instance.report_run_canceling(run)
+    patient.tick()
+    assert patient.decision("retrain").running
+    patient.instance.report_run_canceled(run)
+    patient.live()
+    decision = patient.decision("retrain")
+    assert (decision.outcome, decision.detail, decision.runs) == ("abandoned", "the run was cancelled", (run.run_id,))
+    assert {one.cause for one in patient.record.open_incidents} == {"performance"}
+
+
+def test_what_is_known_of_a_run_that_died_is_its_last_message(patient: Patient) -> None:
+    patient.judge(1, decayed=True)
+    patient.judge(2, decayed=True)
+    run = patient.instance.get_run_by_id(patient.begin(only(patient.tick())))
+    assert run is not None
+    patient.instance.report_run_failed(run, "the code server that ran it is gone")
+    assert only(patient.tick()).run_key == f"{patient.decision('retrain').id}/2"
+    assert "the code server that ran it is gone" in patient.decision("retrain").detail
