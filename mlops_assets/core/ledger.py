@@ -22,6 +22,7 @@ class Opened(msgspec.Struct, frozen=True, tag="incident opened"):
 
     `cause` names it among those of the model ("feed:pressure", "performance", "service", ...): what comes again joins it.
     `began` is the event time of the first bad row, `first_bad_at` the moment by the wall clock; None where that is not known.
+    `level` is the loss that was to be expected before a model's answers got worse: what it must come back to.
     """
 
     cause: str
@@ -31,6 +32,7 @@ class Opened(msgspec.Struct, frozen=True, tag="incident opened"):
     began: datetime | None = None
     first_bad_at: datetime | None = None
     evidence: tuple[str, ...] = ()
+    level: float | None = None
 
 
 class Joined(msgspec.Struct, frozen=True, tag="incident joined"):
@@ -217,6 +219,7 @@ class Incident(msgspec.Struct, frozen=True):
     resolved_at: datetime | None = None
     resolved: datetime | None = None
     resolution: str = ""
+    level: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -356,6 +359,7 @@ def _opened(entry: Entry, fact: Opened) -> Incident:
         first_bad_at=fact.first_bad_at,
         windows=() if fact.window is None else (fact.window,),
         evidence=fact.evidence,
+        level=fact.level,
     )
 
 

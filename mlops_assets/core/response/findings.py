@@ -19,9 +19,9 @@ from mlops_assets.core.response.situation import (
 from mlops_assets.core.spec import ModelSpec
 
 
-def find(spec: ModelSpec, seen: Situation) -> list[Finding]:
+def find(spec: ModelSpec, seen: Situation, record: Record) -> list[Finding]:
     """What is wrong in the newest windows, the gravest first."""
-    found = [*_of_data(spec, seen), *_of_performance(spec, seen), *_of_service(seen), *_of_signals(seen)]
+    found = [*_of_data(spec, seen), *_of_performance(spec, seen, record), *_of_service(seen), *_of_signals(seen)]
     return sorted(found, key=lambda one: -SEVERITIES.index(one.severity))
 
 
@@ -65,21 +65,49 @@ def _critical(health: DataHealth) -> bool:
     return any(one.feature in health.drifted and one.severity == "critical" for one in health.drift.features)
 
 
-def _of_performance(spec: ModelSpec, seen: Situation) -> list[Finding]:
+def _of_performance(spec: ModelSpec, seen: Situation, record: Record) -> list[Finding]:
     newest = newest_labelled(seen)
-    if newest is None:
+    if newest is None or newest.performance is None:
         return []
+    level = newest.performance.expected
     if newest.verdict in ("unhealthy", "failed") and newest.decayed:
         title = f"version {newest.version} has decayed: {newest.reasons[0]}"
-        return [_finding(PERFORMANCE, title, "critical", newest, newest.reasons)]
+        return [_finding(PERFORMANCE, title, "critical", newest, newest.reasons, level=level)]
     if newest.former is not None and is_worse_than_before(spec, seen):
         pair = newest.former.comparison
         title = (
             f"version {newest.version} is worse than version {newest.former.version} was: {pair.metric} {pair.candidate:.4g} "
             f"against {pair.champion:.4g} on the same {pair.rows} rows"
         )
-        return [_finding(PERFORMANCE, title, "critical", newest, newest.reasons)]
+        return [_finding(PERFORMANCE, title, "critical", newest, newest.reasons, level=pair.champion)]
+    if (why := _not_back(spec, seen, record)) is not None:
+        return [_finding(PERFORMANCE, why, "critical", newest)]
     return []
+
+
+def _not_back(spec: ModelSpec, seen: Situation, record: Record) -> str | None:
+    """Why an incident goes on though the new version keeps what is expected of it: that is less than what was expected before.
+
+    A version that was trained in the middle of a change has seen little of the new world, and was judged on the change itself.
+    """
+    incident, count = record.incident_of(PERFORMANCE), spec.response.close_after
+    if incident is None or incident.level is None or seen.champion is None:
+        return None
+    since = incident.detected
+    released = [one for one in record.releases if since is not None and one.now is not None and one.now >= since]
+    if seen.champion.version not in {one.released.version for one in released}:
+        return None
+    mine = [one for one in _labelled(seen) if one.version == seen.champion.version][-count:]
+    losses = [one.performance.value for one in mine if one.performance is not None]
+    if len(losses) < count:
+        return None
+    mean = sum(losses) / count
+    if mean <= (1 + spec.monitoring.floor) * incident.level:
+        return None
+    return (
+        f"version {seen.champion.version} keeps what is expected of it, and is still {mean / incident.level - 1:.0%} above the "
+        f"{incident.level:.4g} of before"
+    )
 
 
 def is_worse_than_before(spec: ModelSpec, seen: Situation) -> bool:
@@ -138,8 +166,10 @@ def _finding(
     health: DataHealth | ModelHealth,
     evidence: Iterable[str] = (),
     features: Iterable[str] = (),
+    level: float | None = None,
 ) -> Finding:
-    return Finding(cause, title, severity, health.window, health.begin, tuple(evidence) or (title,), tuple(features))
+    why = tuple(evidence) or (title,)
+    return Finding(cause, title, severity, health.window, health.begin, why, tuple(features), level)
 
 
 def keep(
@@ -152,7 +182,9 @@ def keep(
         if known is None:
             count = sum(other.cause == one.cause for other in record.incidents)
             name = f"{spec.name}/{one.cause}/{count + 1}"
-            facts.append((name, Opened(one.cause, one.title, one.severity, one.window, one.began, None, one.evidence)))
+            facts.append(
+                (name, Opened(one.cause, one.title, one.severity, one.window, one.began, None, one.evidence, one.level))
+            )
         elif one.window not in known.windows:
             facts.append((known.id, Joined(one.severity, one.window, one.evidence)))
     found = {one.cause for one in findings}

@@ -183,7 +183,7 @@ def _retrain(
     if refused >= spec.response.max_refusals:
         what = f"{refused} candidates in a row were refused: a person must look at the data, the features or the gates"
         return Remedy("alert" if _is_escalated(record) else "escalate", what, (*causes, GATES), evidence=evidence)
-    rest = spec.response.cooldown * _patience(record, trigger) if not without else timedelta(0)
+    rest = spec.response.cooldown * _patience(record, trigger, causes) if not without else timedelta(0)
     last = _last_training(record, trigger)
     if last is not None and _since(last, seen.now) < rest:
         until = (last.now or last.at) + rest
@@ -213,16 +213,22 @@ def _last_training(record: Record, trigger: str) -> Decision | None:
     return counted[-1] if counted else None
 
 
-def _patience(record: Record, trigger: str) -> int:
-    """How many cooldowns to wait: twice as many for each candidate in a row that drift asked for and that changed nothing."""
-    if trigger != DRIFT:
-        return 1
-    fruitless = 0
-    for one in reversed(_trainings(record)):
-        if one.outcome != "unchanged":
-            break
-        fruitless += 1
-    return int(2 ** min(fruitless, 3))
+def _patience(record: Record, trigger: str, causes: Sequence[str]) -> float:
+    """How many cooldowns to wait.
+
+    Of candidates that drift asked for and that changed nothing, each doubles the time until the next. So does each training for one
+    and the same decay, from half a cooldown on: the first one knew little of what has changed.
+    """
+    if trigger == DRIFT:
+        fruitless = 0
+        for one in reversed(_trainings(record)):
+            if one.outcome != "unchanged":
+                break
+            fruitless += 1
+        return 2.0 ** min(fruitless, 3)
+    about = {incident.id for cause in causes if (incident := record.incident_of(cause)) is not None}
+    again = sum(bool(about & {*one.what.incidents}) for one in _trainings(record) if one.outcome == "done")
+    return 1.0 if not again else 2.0 ** (again - 2)
 
 
 def _refused_in_a_row(record: Record) -> int:

@@ -26,7 +26,7 @@ def respond(spec: ModelSpec, seen: Situation, record: Record) -> Response:
 
     The same situation and record give the same response, ids included. Nothing but `decision` asks for anything to be done.
     """
-    findings = find(spec, seen)
+    findings = find(spec, seen, record)
     facts, after = keep(spec, seen, record, findings)
     remedy = choose(spec, seen, after, findings)
     known = {one.cause: one.id for one in after.open_incidents}

@@ -54,7 +54,7 @@ class Situation(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something is wrong, and what is probably the cause."""
+    """Something is wrong, and what is probably the cause. `level` is the loss that was to be expected, where it is about that."""
 
     cause: str
     title: str
@@ -63,3 +63,4 @@ class Finding(msgspec.Struct, frozen=True):
     began: datetime
     evidence: tuple[str, ...]
     features: tuple[str, ...] = ()
+    level: float | None = None

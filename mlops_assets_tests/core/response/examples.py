@@ -78,7 +78,7 @@ def model_of(
     report = PerformanceReport(
         "brier",
         100,
-        0.2,
+        0.21 if decayed else 0.15,
         0.15,
         0.15,
         0.4 if decayed else 0.0,

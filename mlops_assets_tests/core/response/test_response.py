@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -238,6 +239,26 @@ class TestDecay:
         second = story.bad_day(former=former_of(2, is_better=True))
         assert second.decision.action == "freeze"
         assert "second rollback" in second.decision.reason
+
+    def test_goes_on_while_the_new_champion_is_not_as_good_as_it_was_before(self) -> None:
+        """A version trained in the middle of a change is judged on that change, and expects little of itself."""
+        story = Story(policy(cooldown="20d"))
+        story.end(story.bad_day(), "done")
+        story.release(2)
+
+        def still_bad() -> str:
+            model = model_of(len(story.data), 2)
+            assert model.performance is not None
+            report = msgspec.structs.replace(model.performance, value=0.2, expected=0.2)
+            response = story.day(model=msgspec.structs.replace(model, performance=report))
+            if response.decision.action == "retrain":
+                story.end(response, "done")
+            return response.decision.action
+
+        actions = [still_bad() for _ in range(80)]
+        assert story.record.open_incidents
+        trained = [day for day, action in enumerate(actions, 1) if action == "retrain"]
+        assert trained == [10, 30, 70], "after half a cooldown, one, two"
 
     def test_is_over_when_the_new_champion_is_good_for_some_windows(self) -> None:
         story = Story()
