@@ -18,7 +18,7 @@ from mlops_assets.operations.traffic import Traffic
 
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib")
 A_WEEK = timedelta(days=7)
-TRAINED_S = 400.0
+TRAINED_S = 600.0
 NEW_PLACES = ("XQA", "XQB", "XQC")
 NEW_SHARE = 0.15
 

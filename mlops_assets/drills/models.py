@@ -25,7 +25,7 @@ from mlops_assets.operations.traffic import labels_of
 from mlops_assets.sources.table import read_source
 
 PERSON = "user:drill"
-TRAINED_S = 400.0
+TRAINED_S = 600.0
 POISONED_DAYS, SOUND_DAYS = 14, 15
 SLOW_ROWS, SLOW_TREES = 3_000, 800
 

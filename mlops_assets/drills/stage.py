@@ -27,8 +27,8 @@ from mlops_assets.operations.watching import read_heartbeat
 from mlops_assets.sources.table import read_source
 
 T = TypeVar("T")
-LOOK_S = 150.0  # in which a look of the monitor, a run, and a look of the response come to their ends
-EVERY_S = 0.1
+LOOK_S = 300.0  # for a look of the monitor, a run, and a look of the response, on a busy machine too
+EVERY_S = 0.2
 
 
 class DrillFailed(RuntimeError):

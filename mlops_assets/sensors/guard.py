@@ -6,13 +6,17 @@ import dagster as dg
 
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.guarding import guard_release
+from mlops_assets.operations.mending import mend_champion
 from mlops_assets.resources import StoresResource
 
 LOOKS_EVERY_S = 5
 
 
 def guard_sensor(spec: ModelSpec) -> dg.SensorDefinition:
-    """The sensor that watches a fresh release by what its workers count, and goes back where it fails."""
+    """The sensor that watches a fresh release by what its workers count, and goes back where it fails.
+
+    It also puts the champion's bundle back where no worker can load it.
+    """
 
     @dg.sensor(
         name=f"{spec.name}_guard",
@@ -21,7 +25,11 @@ def guard_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         description=f"Rolls `{spec.name}` back at once when a fresh release fails, or is too slow, in service.",
     )
     def guard(context: dg.SensorEvaluationContext, stores: StoresResource) -> dg.SkipReason:
-        found = guard_release(spec, stores.open(), lambda: datetime.now(UTC), f"sensor:{spec.name}_guard")
-        return dg.SkipReason(found or "no fresh release fails")
+        opened = stores.open()
+        mended = mend_champion(spec, opened, datetime.now(UTC))
+        if mended is not None:
+            context.log.warning(mended)
+        found = guard_release(spec, opened, lambda: datetime.now(UTC), f"sensor:{spec.name}_guard")
+        return dg.SkipReason(found or mended or "no fresh release fails")
 
     return guard
