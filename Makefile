@@ -28,6 +28,10 @@ demo: install ## both models on real flights: train, gate, release, serve, ask, 
 replay-year: install ## the whole year through the service and the monitors, a month at a time, and what they found
 	$(BIN)/mlops-assets replay-year
 
+.PHONY: drills
+drills: install ## break a running system in fifteen ways and see it heal; writes benchmarks/results/drills.json
+	$(BIN)/mlops-assets drill all --json benchmarks/results/drills.json
+
 .PHONY: test
 test: install ## the test suite (what needs a server or browser that is not installed is skipped by name)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope

@@ -22,7 +22,6 @@ from mlops_assets.operations.models import DEFS, declared_models
 from mlops_assets.stores.home import ENVIRONMENT_VARIABLE, LEDGER_VARIABLE, Home
 
 PACKAGE = Path(mlops_assets.__file__).parent
-MODELS = ("air_time", "flight_delay")
 SEGMENT_SECONDS = 1
 _FILES = ("dagster.yaml", "workspace.yaml", "pyproject.toml")
 _KEY = "trained-by"
@@ -51,15 +50,21 @@ class Ground:
         return self.folder / "snapshot"
 
     @property
+    def declared(self) -> Path:
+        """The declarations that the project's are made from."""
+        return DEFS
+
+    @property
     def defs(self) -> Path:
+        """The declarations of the project: what the drill wants of those."""
         return self.project / PACKAGE.name / "defs"
 
-    def restore(self, models: tuple[str, ...] = MODELS, overrides: Overrides | None = None) -> dict[str, ModelSpec]:
+    def restore(self, models: tuple[str, ...], overrides: Overrides | None = None) -> dict[str, ModelSpec]:
         """Put the trained state back, with only these models declared, and some of their fields otherwise than shipped."""
         self.clear()
         self._make_project(models, overrides or {})
         shutil.copytree(self.snapshot, self.home.root, symlinks=True)
-        (self.home.root / _KEY).unlink()
+        (self.home.root / _KEY).unlink(missing_ok=True)
         return declared_models(self.defs)
 
     def clear(self) -> None:
@@ -87,7 +92,7 @@ class Ground:
             return
         shutil.rmtree(self.snapshot, ignore_errors=True)
         self.clear()
-        self._make_project(MODELS, {})
+        self._make_project(tuple(declared_models(self.declared)), {})
         with self.environment():
             for spec in declared_models(self.defs).values():
                 say(f"training {spec.name}, once for all drills")
@@ -127,7 +132,7 @@ class Ground:
         shutil.copytree(PACKAGE, self.project / PACKAGE.name, ignore=ignored)
         shutil.copytree(PACKAGE.parent / "bentos", self.project / "bentos", ignore=ignored)
         for model in models:
-            document = yaml.safe_load((DEFS / model / "defs.yaml").read_text(encoding="utf-8"))
+            document = yaml.safe_load((self.declared / model / "defs.yaml").read_text(encoding="utf-8"))
             document["attributes"] = overridden(document["attributes"], overrides.get(model, {}))
             folder = self.defs / model
             folder.mkdir(parents=True)

@@ -62,23 +62,27 @@ def verify(
     if lacking > 0:
         lost += lacking
         told.append(f"{lacking} of {labels} acknowledged labels are not in the log")
-    wrong = list(contradictions(stores, answered, swap))
+    wrong = [*altered(acknowledged, answered), *contradictions(stores, answered, swap)]
     return Verified(len(acknowledged), len(predictions), lost, len(wrong), (*told[:_EXAMPLES], *wrong[:_EXAMPLES]))
 
 
 def missing(acknowledged: Iterable[Acknowledged], answered: Iterable[PredictionRecord]) -> Iterable[str]:
-    """One line for each acknowledged answer of which the log has no record, or only one that says something else."""
+    """One line for each acknowledged answer of which the log has no record."""
+    known = {_key(record) for record in answered}
+    for one in acknowledged:
+        if _key(one) not in known:
+            yield f"{one.id}: acknowledged by {one.model} version {one.version} in release {one.release}, and not in the log"
+
+
+def altered(acknowledged: Iterable[Acknowledged], answered: Iterable[PredictionRecord]) -> Iterable[str]:
+    """One line for each acknowledged answer that the log has otherwise. An id may have been asked for more than once."""
     known = defaultdict(list)
     for record in answered:
-        known[record.id].append(record)
+        known[_key(record)].append(record.output)
     for one in acknowledged:
-        same = [
-            record for record in known.get(one.id, ()) if (record.version, record.release) == (one.version, one.release)
-        ]
-        if not same:
-            yield f"{one.id}: acknowledged by {one.model} version {one.version} in release {one.release}, and not in the log"
-        elif all(_apart(record.output, one.output) > TOLERANCE for record in same):
-            yield f"{one.id}: acknowledged as {one.output}, logged as {same[0].output}"
+        outputs = known.get(_key(one), [])
+        if outputs and all(_apart(output, one.output) > TOLERANCE for output in outputs):
+            yield f"{one.id}: acknowledged as {one.output}, logged as {outputs[0]}"
 
 
 def contradictions(stores: Stores, answered: Sequence[PredictionRecord], swap: timedelta) -> Iterable[str]:
@@ -135,6 +139,10 @@ def published_at(stores: Stores, plan: ReleasePlan) -> datetime:
     files = (stores.releases.root / plan.model).glob(f"*{plan.release}.json")
     written = next(path for path in files if int(path.stem) == plan.release).stat().st_mtime
     return datetime.fromtimestamp(written, UTC)
+
+
+def _key(one: Acknowledged | PredictionRecord) -> tuple[str, str, int, int, str]:
+    return one.id, one.model, one.version, one.release, one.role
 
 
 def _answers_alike(plan: ReleasePlan, other: ReleasePlan) -> bool:
