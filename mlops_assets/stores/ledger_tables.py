@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0001"  # of the newest migration below migrations/versions
+REVISION = "0002"  # of the newest migration below migrations/versions
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -76,6 +76,7 @@ INCIDENTS = sa.Table(
     sa.Column("mitigated_by", sa.Text),
     sa.Column("resolved_at", UtcTime),
     sa.Column("resolution", sa.Text, nullable=False),
+    sa.Column("level", sa.Double),
     sa.Column("began", UtcTime),
     sa.Column("detected", UtcTime),
     sa.Column("resolved", UtcTime),
