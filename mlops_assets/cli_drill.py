@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 ALL = "all"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def add_drill_command(app: typer.Typer) -> None:
@@ -57,7 +58,7 @@ def drill(
     if unknown := [name for name in chosen if name not in DRILLS]:
         raise typer.BadParameter(f"no drill {', '.join(unknown)}: choose from {', '.join(DRILLS)} or {ALL}")
     ground = Ground((folder or Home.from_environment().root / "drills").absolute())
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDING:
         signal.signal(number, _interrupt)
     ground.train(lambda told: out.print(told, markup=False), anew=anew)
     if result_file is not None or len(chosen) == 1:
@@ -116,4 +117,7 @@ def _show(results: "list[DrillResult]", json_file: Path | None) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Ends the drill, and lets nothing disturb the cleaning up after it."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

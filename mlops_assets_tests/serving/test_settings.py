@@ -5,13 +5,19 @@ from mlops_assets.serving.settings import ServingSettings
 
 def test_defaults_hold_where_nothing_is_set():
     settings = ServingSettings.from_environment({})
-    assert (settings.log_durability, settings.max_rows) == ("os", 10_000)
+    assert (settings.log_durability, settings.max_rows, settings.server_pid) == ("os", 10_000, None)
 
 
 def test_variables_are_read():
     settings = ServingSettings.from_environment(
-        {"MLOPS_LOG_DURABILITY": "disk", "MLOPS_LOG_SEGMENT_SECONDS": "2", "MLOPS_MAX_ROWS": "5"}
+        {
+            "MLOPS_LOG_DURABILITY": "disk",
+            "MLOPS_LOG_SEGMENT_SECONDS": "2",
+            "MLOPS_MAX_ROWS": "5",
+            "MLOPS_SERVER_PID": "71",
+        }
     )
+    assert settings.server_pid == 71
     assert (settings.log_durability, settings.log_segment_seconds, settings.max_rows) == ("disk", 2.0, 5)
 
 
