@@ -115,7 +115,7 @@ class Database:
 
     @property
     def _path(self) -> Path:
-        return Path(self._url.database or "").absolute()
+        return Path((self._url.database or "").removeprefix("file:")).absolute()
 
     def _migrate(self, engine: sa.Engine) -> None:
         if self._revision(engine) == REVISION:
