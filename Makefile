@@ -21,7 +21,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 install: $(VENV)/.installed ## make .venv from requirements.lock
 
 .PHONY: demo
-demo: install ## both models on real flights: train, gate, release, serve, ask, judge (under three minutes)
+demo: install ## both models on real flights: train, release, serve; then a season, a dead feed and a bad release, healed by themselves
 	$(BIN)/mlops-assets demo
 
 .PHONY: replay-year
