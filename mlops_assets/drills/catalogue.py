@@ -7,8 +7,8 @@ from mlops_assets.drills.drill import Drill
 TIGHT_TEMP = {"flight_delay": {"features": {"temp": {"minimum": 18}}}}
 # One limit that the compiled scorer keeps on a busy machine, and very many trees in scikit-learn do not.
 FAST = {"flight_delay": {"response": {"service": {"latency_ms": 50}}}}
-# Four weeks, of which the older two are fitted on and the newer two judge.
-FOUR_WEEKS = {"flight_delay": {"training": {"start": None, "window": "29d"}}}
+# What is fitted on is then mostly what was poisoned, and the newer two weeks judge.
+RECENT = {"flight_delay": {"training": {"start": None, "window": "25d"}}}
 
 DRILLS: dict[str, Drill] = {
     one.name: one
@@ -28,7 +28,7 @@ DRILLS: dict[str, Drill] = {
         Drill(
             "crash-daemon", "kill -9 of the daemon in the middle of a decision", models.crash_daemon, model="air_time"
         ),
-        Drill("bad-retrain", "labels the wrong way round in a training", models.bad_retrain, overrides=FOUR_WEEKS),
+        Drill("bad-retrain", "labels the wrong way round in a training", models.bad_retrain, overrides=RECENT),
         Drill("dead-feed", "the weather goes missing", data.dead_feed),
         Drill("unit-change", "°F becomes °C", data.unit_change, overrides=TIGHT_TEMP),
         Drill("new-category", "destinations that nobody knows", data.new_category, model="air_time"),

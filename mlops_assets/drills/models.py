@@ -26,12 +26,12 @@ from mlops_assets.sources.table import read_source
 
 PERSON = "user:drill"
 TRAINED_S = 600.0
-POISONED_DAYS, SOUND_DAYS = 14, 15
+POISONED_DAYS, SOUND_DAYS = 10, 15
 SLOW_ROWS, SLOW_TREES = 3_000, 800
 
 
 def bad_retrain(stage: Stage) -> None:
-    """Two weeks of labels are the wrong way round, and a model is trained on them: the gates refuse it, the champion stays."""
+    """Ten days of labels are the wrong way round, and a model is trained on them: the gates refuse it, the champion stays."""
     before = stage.champion()
     traffic = stage.send(stage.days(0, POISONED_DAYS + SOUND_DAYS))
     stage.step(f"{len(traffic.rows):,} flights of {POISONED_DAYS + SOUND_DAYS} days are answered")
