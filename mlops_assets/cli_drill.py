@@ -38,7 +38,9 @@ def drill(
         Path | None,
         typer.Option(help="work folder, with a system of its own; drills/ in the state's folder if left out"),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here, flat")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write the figures here, flat; those of other drills stay")
+    ] = None,
     anew: Annotated[bool, typer.Option("--anew", help="train the models anew, whatever is there")] = False,
     result_file: Annotated[Path | None, typer.Option("--result", hidden=True)] = None,
 ) -> None:
@@ -68,7 +70,9 @@ def drill(
     if result_file is not None:
         result_file.write_bytes(msgspec.json.encode(results[0]))
         return
-    _show(results, json_file)
+    _show(results)
+    if json_file is not None:
+        _write(results, json_file, keep=names != [ALL])
     if not all(one.passed for one in results):
         raise typer.Exit(1)
 
@@ -102,18 +106,25 @@ def _play_apart(name: str, ground: "Ground") -> "DrillResult":
         return msgspec.json.decode(Path(file.name).read_bytes(), type=DrillResult)
 
 
-def _show(results: "list[DrillResult]", json_file: Path | None) -> None:
-    from mlops_assets.drills.report import flat, table_of
+def _show(results: "list[DrillResult]") -> None:
+    from mlops_assets.drills.report import table_of
 
     out.print()
     out.print(table_of(results))
     for one in results:
         for line in (*([one.why] if one.why else []), *one.examples):
             out.print(f"{one.name}: {line}", style="red", markup=False)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(flat(results, datetime.now(UTC)), indent=2) + "\n", encoding="utf-8")
-        out.print(f"figures: {json_file}")
+
+
+def _write(results: "list[DrillResult]", file: Path, *, keep: bool) -> None:
+    """Write the figures; with `keep`, those of other drills that are there already stay."""
+    from mlops_assets.drills.report import flat
+
+    before = json.loads(file.read_text(encoding="utf-8")) if keep and file.is_file() else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figures = {**before, **flat(results, datetime.now(UTC))}
+    file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    out.print(f"figures: {file}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
