@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import httpx
+
 from mlops_assets.core.records import PredictionRecord
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.drills.ground import Ground, Overrides
 from mlops_assets.drills.report import DrillResult
 from mlops_assets.drills.stage import DrillFailed, Stage
-from mlops_assets.drills.system import NotStarted, running_system
+from mlops_assets.drills.system import running_system
 from mlops_assets.drills.verify import verify
+from mlops_assets.operations.client import ServiceError
+from mlops_assets.operations.plan_changes import ChangeFailed, ChangeRefused
+from mlops_assets.operations.supervise import NotLive
+from mlops_assets.stores.database import LedgerUnavailable
 from mlops_assets.stores.home import Home
+
+# What a system that does not heal may answer a drill with; a fault of the drill itself is none of these.
+_FAILURES = (DrillFailed, ServiceError, httpx.HTTPError, ChangeRefused, ChangeFailed, NotLive, LedgerUnavailable)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def _played(drill: Drill, spec: ModelSpec, ground: Ground, say: Callable[[str], 
         stage = Stage(spec, system, say)
         try:
             drill.play(stage)
-        except (DrillFailed, NotStarted) as failure:
+        except _FAILURES as failure:
             why = str(failure)
             stage.step(f"NOT HEALED: {why}")
     seconds = stage.seconds
