@@ -1,6 +1,5 @@
 """No MLflow run stays under way when its Dagster run is over."""
 
-
 import pytest
 from mlflow.entities import RunStatus
 
