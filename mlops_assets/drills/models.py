@@ -147,7 +147,7 @@ def crash_daemon(stage: Stage) -> None:
     done = known is not None and known.is_final
     stage.step(f"the decision is {'over already' if done else 'not over'}, release {_release(stage)} is in force")
     stage.system.daemon.start()
-    stage.found("the daemon is started again")
+    stage.step("the daemon is started again")
     ended = stage.wait(lambda: _ended(stage, decision.id), "the decision is carried out", every_s=0.2)
     stage.require(ended.outcome == "done", f"it is {ended.outcome}: {ended.detail[:120]}")
     stage.harmless(f"version {stage.champion()} serves", ended.ended_at)

@@ -11,8 +11,8 @@ import pytest
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.scoring.persist import dump_pipeline
 from mlops_assets.core.scoring.scorer import ScorerError
-from mlops_assets.core.training import predict
 from mlops_assets.core.scoring.uncompiled import PipelineScorer, UncompiledError
+from mlops_assets.core.training import predict
 from mlops_assets_tests.core.tables import fit, make_spec, make_table
 
 TABLE = make_table(200)
