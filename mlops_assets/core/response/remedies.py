@@ -107,10 +107,9 @@ def _against_decay(spec: ModelSpec, seen: Situation, record: Record, findings: d
             return Remedy("fall back", f"{why}; most of what the model leans on is gone", tuple(findings), _TO_CONSTANT)
         return Remedy("alert", why, tuple(findings), evidence=evidence)
     if newest.former is not None and newest.former.is_better:
-        better = [one for one in seen.rivals or () if one.is_better]
-        for rival in (*better, newest.former):  # the best of all, where they have been asked
-            if (rollback := _roll_back(spec, seen, record, rival, evidence)) is not None:
-                return msgspec.structs.replace(rollback, wants_rivals=seen.rivals is None)
+        rollback = _roll_back(spec, seen, record, newest.former, evidence)
+        if rollback is not None:
+            return rollback
     lacking = _not_enough(spec, seen)
     if lacking is None:
         return _retrain(spec, seen, record, PERFORMANCE, causes, finding.title, evidence)

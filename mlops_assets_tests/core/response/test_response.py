@@ -166,12 +166,6 @@ class TestDecay:
         assert "version 1 is better on the same 100 logged rows" in response.decision.reason
         assert response.decision.incidents == ("delay/performance/1",)
 
-    def test_goes_back_to_the_best_of_all_where_they_have_been_asked(self) -> None:
-        story = Story()
-        story.release(2)
-        story.rivals = (former_of(7, is_better=True), former_of(1, is_better=True))
-        assert story.bad_day(former=former_of(1, is_better=True)).decision.details == {"version": "7"}
-
     def test_a_version_that_was_bad_from_the_first_day_is_held_against_the_one_before(self) -> None:
         """It has nothing to decay from: its own reference is as bad as its answers."""
         story = Story()
