@@ -221,9 +221,9 @@ def _outcome(one: Decision) -> str:
         return "under way"
     if one.waits_for_approval:
         return "waits for approval"
-    if not one.what.asks_for_work:
-        return "-"
-    return one.outcome or ("off" if one.what.mode == "off" else "waits")
+    if one.outcome is not None or not one.what.asks_for_work:
+        return one.outcome or "-"
+    return "off" if one.what.mode == "off" else "waits"
 
 
 def _user() -> str:

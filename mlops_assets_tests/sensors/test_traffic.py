@@ -110,7 +110,7 @@ def only(asked: list[dg.RunRequest] | str) -> dg.RunRequest:
 def test_it_is_on_by_default_and_looks_often() -> None:
     sensor = traffic_sensor(Traffic.declared())
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-    assert sensor.minimum_interval_seconds == 30
+    assert sensor.minimum_interval_seconds == 10
 
 
 @pytest.mark.parametrize("restarting", [False, True])
