@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +14,11 @@ from mlops_assets_tests.core.ledger_examples import entry, opened
 
 
 def in_processes(count: int, what: Callable[[str, int], Any], url: str) -> list[Any]:
-    """What so many processes return that do the same at the same time."""
-    with multiprocessing.get_context("fork").Pool(count) as pool:
+    """What so many processes return that do the same at the same time.
+
+    They begin afresh: a fork of a process with threads, as other tests leave it, may wait for ever for a lock that nobody holds.
+    """
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
         return pool.starmap(what, [(url, number) for number in range(count)])
 
 
@@ -33,26 +38,41 @@ def record_many(url: str, number: int) -> int:
     return taken
 
 
+def fork_and_record(url: str, _number: int) -> int:
+    """Record a line, and another in a fork that has the ledger open already; the fork's exit code."""
+    ledger = Ledger(url)
+    ledger.record(entry("i-1", opened()))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if ledger.record(entry("i-1", Joined("info"))) else 2
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ledger.record(entry("i-1", Joined("info")))
+    return code
+
+
+def write_until_killed(url: str) -> None:
+    """Write two lines at a time, and say so on the standard output, without end."""
+    ledger = Ledger(url)
+    while True:
+        ledger.record(entry("i-1", opened()), entry("i-1", Joined("info")))
+        os.write(1, b".")
+
+
 def kill_a_writer(url: str, after: int) -> int:
     """Start a process that writes two lines at a time, and kill it after so many. How often was it told that they are written?"""
-    told, tells = os.pipe()
-    writer = os.fork()
-    if writer == 0:
-        try:
-            ledger = Ledger(url)
-            while True:
-                ledger.record(entry("i-1", opened()), entry("i-1", Joined("info")))
-                os.write(tells, b".")
-        finally:
-            os._exit(1)
-    os.close(tells)
-    with open(told, "rb", buffering=0) as heard:
+    code = f"from {__name__} import write_until_killed; write_until_killed({url!r})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, bufsize=0) as writer:
+        assert writer.stdout is not None
         times = 0
         while times < after:
-            news = heard.read(after - times)
+            news = writer.stdout.read(after - times)
             assert news, "the writer has ended by itself"
             times += len(news)
-        os.kill(writer, signal.SIGKILL)
-        times += len(heard.readall())
-    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == -signal.SIGKILL
+        writer.kill()
+        times += len(writer.stdout.read() or b"")
+    assert writer.returncode == -signal.SIGKILL
     return times

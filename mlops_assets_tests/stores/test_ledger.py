@@ -1,6 +1,5 @@
 """The ledger on real databases: SQLite always, PostgreSQL among the slow tests."""
 
-import os
 import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -36,7 +35,13 @@ from mlops_assets.stores.ledger_tables import METADATA, REVISION
 from mlops_assets.stores.outbox import Outbox
 from mlops_assets_tests.core.ledger_examples import AT, decided, entries, entry, opened
 from mlops_assets_tests.stores.beside import connected
-from mlops_assets_tests.stores.ledger_workers import in_processes, kill_a_writer, open_and_record, record_many
+from mlops_assets_tests.stores.ledger_workers import (
+    fork_and_record,
+    in_processes,
+    kill_a_writer,
+    open_and_record,
+    record_many,
+)
 
 
 @pytest.fixture
@@ -204,17 +209,9 @@ class TestOpening:
         with pytest.raises(LedgerUnavailable, match="another version of mlops-assets"):
             Ledger(url).head()
 
-    def test_a_process_made_by_fork_opens_its_own_connections(self, ledger: Ledger) -> None:
-        ledger.record(entry("i-1", opened()))
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                code = 0 if ledger.record(entry("i-1", Joined("info"))) else 2
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        ledger.record(entry("i-1", Joined("info")))
+    def test_a_process_made_by_fork_opens_its_own_connections(self, url: str) -> None:
+        assert in_processes(1, fork_and_record, url) == [0]
+        ledger = Ledger(url)
         assert ledger.of("delay").incidents[0].times_found == 3
         assert ledger.verify().intact
 
