@@ -36,6 +36,7 @@ from mlops_assets.stores.home import Home
 
 TOLERANCE = 1e-9
 SINGLE_ROWS = 300
+SEASON_UNTIL = datetime(2013, 3, 17, 4, tzinfo=UTC)  # by when the winter's winds have faded
 AFTERWARDS = 13  # days after the first traffic that the acts need
 HEADLINE = {
     "binary": ("roc_auc", "brier", "log_loss"),
@@ -72,12 +73,13 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
         require_nothing_later(spec, stores)
     _run_lifecycles(out, tuple(specs.values()), project, stores)
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
-    later = {name: live_rows(spec, until, until + timedelta(days=AFTERWARDS)) for name, spec in specs.items()}
+    ends = {name: SEASON_UNTIL if name == "air_time" else until for name in specs}
+    later = {name: live_rows(spec, ends[name], ends[name] + timedelta(days=AFTERWARDS)) for name, spec in specs.items()}
     with living_system(out, project, home) as system, PredictionClient(system.url) as client:
-        outcomes = {name: _send(out, spec, stores, client, until) for name, spec in specs.items()}
+        outcomes = {name: _send(out, spec, stores, client, ends[name]) for name, spec in specs.items()}
         _report(out, list(outcomes.values()))
         try:
-            _play(out, specs, outcomes, later, until, system)
+            _play(out, specs, outcomes, later, ends, system)
         except DrillFailed as failure:
             raise DemoFailed(str(failure)) from failure
     show_health(out, tuple(specs.values()), stores)
@@ -106,19 +108,20 @@ def _play(
     specs: Mapping[str, ModelSpec],
     outcomes: Mapping[str, "Outcome"],
     later: Mapping[str, pd.DataFrame],
-    until: datetime,
+    ends: Mapping[str, datetime],
     system: System,
 ) -> None:
     """The three acts, on one model each but the last, which comes back to the first."""
     air, delay = specs["air_time"], specs["flight_delay"]
     winds, weather = stage_of(out, air, system), stage_of(out, delay, system)
-    season(out, winds, between(air, later[air.name], until, 7))
-    first = between(air, later[air.name], until + timedelta(days=7), 4)
+    spring = ends[air.name]
+    season(out, winds, between(air, later[air.name], spring, 7))
+    first = between(air, later[air.name], spring + timedelta(days=7), 4)
     with ThreadPoolExecutor(1) as pool:
         bad = pool.submit(register_shuffled, air, system.stores, first[air.event_time].min().to_pydatetime())
-        dead_feed(out, weather, outcomes[delay.name].traffic, between(delay, later[delay.name], until, 4))
+        dead_feed(out, weather, outcomes[delay.name].traffic, between(delay, later[delay.name], ends[delay.name], 4))
         version = bad.result()
-    bad_release(out, winds, version, first, between(air, later[air.name], until + timedelta(days=11), 1))
+    bad_release(out, winds, version, first, between(air, later[air.name], spring + timedelta(days=11), 1))
 
 
 def require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
