@@ -3,7 +3,6 @@
 A script for people to watch; all it does is done by `operations`, and by Dagster as a process of its own.
 """
 
-import io
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +70,7 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     started = time.perf_counter()
     for spec in specs.values():
         require_nothing_later(spec, stores)
-    _run_lifecycles(out, tuple(specs.values()), project, stores)
+        run_lifecycle(out, spec, project)  # one after the other: two processes would make Dagster's database at once
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
     ends = {name: SEASON_UNTIL if name == "air_time" else until for name in specs}
     later = {name: live_rows(spec, ends[name], ends[name] + timedelta(days=AFTERWARDS)) for name, spec in specs.items()}
@@ -87,20 +86,6 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     print_scorecard(out, make_scorecard(stores, specs, datetime.now(UTC)), by_model=False)
     _where_to_look(out, list(outcomes.values()), home)
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
-
-
-def _run_lifecycles(out: Console, specs: Sequence[ModelSpec], project: Path, stores: Stores) -> None:
-    """Both at once, told one after the other."""
-    stores.registry.versions(specs[0].name)  # makes the tracking database before two processes want to
-    told = [out, *(Console(file=io.StringIO(), force_terminal=out.is_terminal, width=out.width) for _ in specs[1:])]
-    with ThreadPoolExecutor(len(specs)) as pool:
-        for console, run in [
-            (console, pool.submit(run_lifecycle, console, spec, project))
-            for console, spec in zip(told, specs, strict=True)
-        ]:
-            run.result()
-            if isinstance(console.file, io.StringIO):
-                out.file.write(console.file.getvalue())
 
 
 def _play(
