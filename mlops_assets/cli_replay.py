@@ -50,7 +50,7 @@ def replay(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from mlops_assets.operations.models import declared_models
     from mlops_assets.operations.replay import policies_of, replay_all
-    from mlops_assets.operations.replay_figure import replay_figure
+    from mlops_assets.operations.replay.figure import replay_figure
 
     spec = _spec(declared_models(), model)
     other = None if edited is None else _spec(declared_models(edited.parent if edited.is_file() else edited), model)

@@ -7,7 +7,7 @@ a change of the release plan goes by the id of its decision, and a training by t
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 from mlops_assets.core.carrying import (
     Begin,
@@ -22,12 +22,11 @@ from mlops_assets.core.carrying import (
     of_runs,
     settled,
 )
-from mlops_assets.core.ledger import Decision, Entry, Outcome, Record, Released, Started
+from mlops_assets.core.ledger import Decision, Entry, Record, Released, Started
 from mlops_assets.core.rollout import ReleasePlan, outcome_of
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.decided_change import change_as_decided
 from mlops_assets.operations.look import newest_judged
-from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused
-from mlops_assets.operations.rollback import fall_back, mask, recover, roll_back
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.files import locked, make_folder
 
@@ -192,43 +191,9 @@ class Carrier:
                 return
             key = f"{one.id} started {step.attempt}"
             self._write(one, [(one.id, Started(step.attempt), key)])
-            outcome, detail = self._changed(one, step.attempt)
-            self._settle(self.record, one, Settle(outcome, step.attempt, "", detail))
-
-    def _changed(self, one: Decision, attempt: int) -> tuple[Outcome, str]:
-        try:
-            changed = self._apply(one)
-        except ChangeRefused as error:
-            # A freeze is one also where there is nothing to go back to.
-            return ("done" if one.what.action == "freeze" else "refused"), str(error)
-        except ChangeFailed as error:
-            if attempt < self._spec.response.attempts:
-                return "failed", str(error)
-            return ("done" if one.what.action == "freeze" else "abandoned"), str(error)
-        if changed is None:
-            return "done", "automation is frozen"
-        ours = changed.plan.rollout == one.id
-        return ("done" if ours or one.what.action == "freeze" else "unchanged"), _told(changed)
-
-    def _apply(self, one: Decision) -> Changed | None:
-        spec, stores, details = self._spec, self._stores, one.what.details
-        version = int(details["version"]) if details.get("version") else None
-        about = int(details["instead_of"]) if details.get("instead_of") else None
-        said = _Said(reason=one.what.reason, decided_by=one.actor, now=self._clock(), origin=one.id)
-        match one.what.action:
-            case "roll back":
-                return roll_back(spec, stores, version, instead_of=about, **said)
-            case "freeze":
-                return None if version is None else roll_back(spec, stores, version, **said)
-            case "impute":
-                features = tuple(name for name in details.get("masked", "").split(",") if name)
-                return mask(spec, stores, features, **said)
-            case "fall back" if details.get("to") == "champion":
-                return recover(spec, stores, **said)
-            case "fall back":
-                return fall_back(spec, stores, **said)
-            case other:
-                raise ValueError(f"{one.id}: nobody knows how to {other}")
+            last = step.attempt >= self._spec.response.attempts
+            result = change_as_decided(self._spec, self._stores, one, self._clock(), is_last_attempt=last)
+            self._settle(self.record, one, Settle(result.outcome, step.attempt, "", result.detail))
 
     def _settle(self, record: Record, one: Decision, end: Settle) -> None:
         self._write(one, settled(record, one, end))
@@ -304,23 +269,3 @@ def _is_reversal(history: tuple[ReleasePlan, ...], plan: ReleasePlan) -> bool:
     former = history[plan.release - 2]
     _, taken_back = outcome_of(history[: plan.release], former.rollout)
     return taken_back
-
-
-class _Said(TypedDict):
-    """What every change of a plan is told."""
-
-    reason: str
-    decided_by: str
-    now: datetime
-    origin: str
-
-
-def _told(changed: Changed) -> str:
-    plan = changed.plan
-    what = f"version {plan.champion.version} serves with release {plan.release}"
-    if plan.masked:
-        what += f", {', '.join(plan.masked)} taken for missing"
-    if plan.fallen_back:
-        what += ", the constant as its answer"
-    where = f"{changed.workers} workers have it" if changed.workers else "no worker runs"
-    return f"{what}; {where}; {changed.smoke.why}"

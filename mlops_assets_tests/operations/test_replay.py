@@ -9,7 +9,7 @@ import pytest
 
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.replay import NEVER, WEEKLY, PolicyResult, policies_of, replay, replay_all
-from mlops_assets.operations.replay_figure import replay_figure
+from mlops_assets.operations.replay.figure import replay_figure
 
 LIVE = datetime(2024, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -39,7 +39,7 @@ def choose(spec: ModelSpec, seen: Situation, record: Record, findings: Sequence[
     by_cause = {one.cause: one for one in findings}
     rules = (
         _too_many(spec, seen, record),
-        _against_decay(spec, seen, record, by_cause),
+        _against_decay(spec, seen, record, findings),
         _from_the_constant(seen, record),
         _against_bad_values(spec, seen, record, findings),
         _without_a_feed(spec, seen, record, findings),
@@ -96,16 +96,18 @@ def _version_at(served: Sequence[tuple[datetime, int]], moment: datetime) -> int
     return next((version for since, version in reversed(served) if since <= moment), None)
 
 
-def _against_decay(spec: ModelSpec, seen: Situation, record: Record, findings: dict[str, Finding]) -> Remedy | None:
-    finding, newest = findings.get(PERFORMANCE), newest_labelled(seen)
+def _against_decay(spec: ModelSpec, seen: Situation, record: Record, findings: Sequence[Finding]) -> Remedy | None:
+    finding, newest = next((one for one in findings if one.cause == PERFORMANCE), None), newest_labelled(seen)
     if finding is None or newest is None or seen.champion is None:
         return None
     causes, evidence = (PERFORMANCE,), finding.evidence
+    everything = tuple(one.cause for one in findings)
     if suspects := _broken_in(seen, newest.window):
         why = f"{', '.join(suspects)} came broken in the very window that is worse: the feed is the suspect, not the model"
         if seen.data[-1].verdict == "failed" and not seen.champion.fallen_back and mode_of(spec, "fall back") != "off":
-            return Remedy("fall back", f"{why}; most of what the model leans on is gone", tuple(findings), _TO_CONSTANT)
-        return Remedy("alert", why, tuple(findings), evidence=evidence)
+            return Remedy("fall back", f"{why}; most of what the model leans on is gone", everything, _TO_CONSTANT)
+        masking = _against_bad_values(spec, seen, record, findings)
+        return masking or Remedy("alert", why, everything, evidence=evidence)
     if newest.former is not None and newest.former.is_better:
         rollback = _roll_back(spec, seen, record, newest.former, evidence)
         if rollback is not None:

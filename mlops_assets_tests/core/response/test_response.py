@@ -97,9 +97,17 @@ class TestABrokenFeed:
 
     def test_is_suspected_when_the_answers_get_worse_in_its_windows(self) -> None:
         story = Story()
-        response = story.day(weather_missing(0), model_of(0, decayed=True))
-        assert response.decision.action == "impute" or "suspect" in response.decision.reason
+        first, second = (story.day(weather_missing(day), model_of(day, decayed=True)).decision for day in range(2))
+        assert first.action == "impute"
+        assert (second.action, "the feed is the suspect" in second.reason) == ("alert", True)
         assert "retrain" not in {one.what.action for one in story.record.decisions}
+
+    def test_whose_bad_values_make_the_answers_worse_is_masked_all_the_same(self) -> None:
+        story = Story()
+        bad = {"broken": ("temp",), "reasons": ("temp has 80% of its values outside its declared range",)}
+        data = data_of(0, "unhealthy", 1, drift_of("temp", missing_rate=0.0), **bad)
+        response = story.day(data, model_of(0, decayed=True))
+        assert (response.decision.action, response.decision.details) == ("impute", {"masked": "temp"})
 
     def test_that_takes_most_of_the_model_with_it_asks_for_the_constant(self) -> None:
         story = Story()

@@ -1,15 +1,22 @@
 """The picture of a replay: the loss of each policy over the windows, and when it trained or rolled back."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mlops_assets.operations.replay import PolicyResult
+from mlops_assets.operations.replay.policy import DECLARED, FOUR_WEEKLY, NEVER, WEEKLY, PolicyResult
 
 # Okabe and Ito's colours, with a line style each, so that none is told by its colour alone
-_LINES = (("#868e96", ":"), ("#009e73", "--"), ("#56b4e9", "-."), ("#3b5bdb", "-"), ("#d55e00", (0, (3, 1, 1, 1))))
+_LINES: dict[str, tuple[str, Any]] = {
+    NEVER: ("#868e96", ":"),
+    WEEKLY: ("#009e73", "--"),
+    FOUR_WEEKLY: ("#56b4e9", "-."),
+    DECLARED: ("#3b5bdb", "-"),
+}
+_EDITED: tuple[str, Any] = ("#d55e00", (0, (3, 1, 1, 1)))
 _SMOOTHED_OVER = 7
 
 
@@ -23,7 +30,8 @@ def replay_figure(results: Sequence[PolicyResult]) -> Figure:
     """
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     axes = figure.subplots()
-    for result, (colour, style) in zip(results, _LINES, strict=False):
+    for result in results:
+        colour, style = _LINES.get(result.policy, _EDITED)
         times = pd.to_datetime([window.removesuffix("Z") for window in result.windows], format="mixed")
         losses = pd.Series(result.losses, index=times)
         weights = pd.Series(result.rows, index=times, dtype=float)
