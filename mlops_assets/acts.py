@@ -5,11 +5,12 @@ Nothing here heals anything: it sends, breaks, waits for what the sensors do, an
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,13 +22,14 @@ from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import encode_label, predict
 from mlops_assets.drills.ground import Ground
-from mlops_assets.drills.stage import Stage
+from mlops_assets.drills.stage import EVERY_S, LOOK_S, DrillFailed, Stage
 from mlops_assets.drills.system import Program, System, running_system
 from mlops_assets.operations.rollback import force_release
 from mlops_assets.operations.supervise import free_port
 from mlops_assets.operations.traffic import Traffic
 from mlops_assets.stores.home import Home
 
+T = TypeVar("T")
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib")
 DEAD_DAYS = 3
 WAIT_S = 240.0
@@ -49,8 +51,23 @@ class OwnGround(Ground):
         return self.own
 
 
+@dataclass
+class LivingStage(Stage):
+    """A stage that fails at once when the Dagster UI and daemon have ended: nothing would heal any more."""
+
+    dagster: Program | None = None
+
+    def wait(self, what: Callable[[], T | None], told: str, timeout_s: float = LOOK_S, every_s: float = EVERY_S) -> T:
+        def alive_or_done() -> T | None:
+            if self.dagster is not None and not self.dagster.is_running:
+                raise DrillFailed(f"`dagster dev` has ended while waiting ({told}):\n{self.dagster.said()}")
+            return what()
+
+        return super().wait(alive_or_done, told, timeout_s, every_s)
+
+
 @contextmanager
-def living_system(out: Console, project: Path, home: Home) -> Iterator[System]:
+def living_system(out: Console, project: Path, home: Home) -> Iterator[tuple[System, Program]]:
     """The service, and `dagster dev` with its daemon and UI, for the length of a block."""
     ground = OwnGround(project, home)
     with running_system(ground, daemon=False) as system:
@@ -60,7 +77,7 @@ def living_system(out: Console, project: Path, home: Home) -> Iterator[System]:
         ui.start()
         try:
             out.print(f"  service on {system.url}; follow everything in the Dagster UI on http://127.0.0.1:{port}")
-            yield system
+            yield system, ui
         finally:
             ui.end()
 
@@ -70,9 +87,9 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def stage_of(out: Console, spec: ModelSpec, system: System) -> Stage:
+def stage_of(spec: ModelSpec, system: System, dagster: Program, say: Callable[[str], None]) -> Stage:
     """A stage on which `spec`'s acts are told, a line each."""
-    return Stage(spec, system, lambda line: out.print(f"  {line}", markup=False))
+    return LivingStage(spec, system, say, dagster=dagster)
 
 
 def without_weather(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +104,7 @@ def without_weather(spec: ModelSpec, rows: pd.DataFrame) -> pd.DataFrame:
     return broken
 
 
-def season(out: Console, stage: Stage, flights: pd.DataFrame) -> None:
+def season(stage: Stage, flights: pd.DataFrame) -> None:
     """Act one: the winter's winds fade, the model's errors grow, and it is trained and released anew by itself.
 
     Parameters
@@ -95,7 +112,6 @@ def season(out: Console, stage: Stage, flights: pd.DataFrame) -> None:
     flights
         What comes after the traffic that was sent already.
     """
-    out.print("\n[bold]Act one: the season[/bold]. The winds of winter fade, and no feature of air_time carries them")
     decision = stage.wait(lambda: stage.decided("retrain"), "air_time decays and a training is decided", WAIT_S)
     incident = stage.incident("performance")
     stage.require(incident is not None, "an incident is open for the model's performance")
@@ -123,7 +139,7 @@ def _losses(stage: Stage, traffic: Traffic, former: int) -> tuple[float, float]:
     return metric.score(truth, traffic.outputs[known], threshold), metric.score(truth, old[known], threshold)
 
 
-def dead_feed(out: Console, stage: Stage, traffic: Traffic, flights: pd.DataFrame) -> None:
+def dead_feed(stage: Stage, traffic: Traffic, flights: pd.DataFrame) -> None:
     """Act two: the weather came no more; answers went on, imputed and flagged, and nobody trains on that.
 
     Parameters
@@ -133,7 +149,6 @@ def dead_feed(out: Console, stage: Stage, traffic: Traffic, flights: pd.DataFram
     flights
         The days after, with the weather back.
     """
-    out.print("\n[bold]Act two: a dead feed[/bold]. No weather comes for the last days of March")
     last = str(Windows.of(stage.spec).key(traffic.rows[stage.spec.event_time].max()))
 
     def found() -> Incident | None:
@@ -155,7 +170,7 @@ def dead_feed(out: Console, stage: Stage, traffic: Traffic, flights: pd.DataFram
     stage.require(not stage.trainings(), "nothing was trained on what came without weather")
 
 
-def bad_release(out: Console, stage: Stage, bad: int, first: pd.DataFrame, then: pd.DataFrame) -> None:
+def bad_release(stage: Stage, bad: int, first: pd.DataFrame, then: pd.DataFrame) -> None:
     """Act three: a version trained on labels in random order is forced live, and rolled back.
 
     Parameters
@@ -168,9 +183,6 @@ def bad_release(out: Console, stage: Stage, bad: int, first: pd.DataFrame, then:
         Flights of afterwards.
     """
     spec, stores = stage.spec, stage.stores
-    out.print(
-        "\n[bold]Act three: a bad release[/bold]. Somebody forces a version live that learnt labels in random order"
-    )
     good = stage.champion()
     changed = force_release(
         spec, stores, bad, reason="a demonstration of what must not be", decided_by="user:demo", now=datetime.now(UTC)

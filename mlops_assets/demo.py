@@ -6,10 +6,11 @@ A script for people to watch; all it does is done by `operations`, and by Dagste
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Lock
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from mlops_assets.cli_scorecard import print_scorecard
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.drills.bad_models import register_shuffled
 from mlops_assets.drills.stage import DrillFailed
-from mlops_assets.drills.system import System
+from mlops_assets.drills.system import Program, System
 from mlops_assets.operations.client import PredictionClient
 from mlops_assets.operations.jobs import JobFailed, run_job
 from mlops_assets.operations.live_traffic import ingest, stale_windows
@@ -70,15 +71,15 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     started = time.perf_counter()
     for spec in specs.values():
         require_nothing_later(spec, stores)
-        run_lifecycle(out, spec, project)  # one after the other: two processes would make Dagster's database at once
+    _run_lifecycles(out, specs, stores, project)
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
     ends = {name: SEASON_UNTIL if name == "air_time" else until for name in specs}
     later = {name: live_rows(spec, ends[name], ends[name] + timedelta(days=AFTERWARDS)) for name, spec in specs.items()}
-    with living_system(out, project, home) as system, PredictionClient(system.url) as client:
+    with living_system(out, project, home) as (system, dagster), PredictionClient(system.url) as client:
         outcomes = {name: _send(out, spec, stores, client, ends[name]) for name, spec in specs.items()}
         _report(out, list(outcomes.values()))
         try:
-            _play(out, specs, outcomes, later, ends, system)
+            _play(out, specs, outcomes, later, ends, system, dagster)
         except DrillFailed as failure:
             raise DemoFailed(str(failure)) from failure
     show_health(out, tuple(specs.values()), stores)
@@ -88,6 +89,45 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
 
 
+class Held:
+    """Prints what comes only when it is let go; until then another has the stage."""
+
+    def __init__(self, out: Console) -> None:
+        self._out, self._lines, self._free, self._lock = out, list[tuple[str, str, bool]](), False, Lock()
+
+    def print(self, text: str, *, end: str = "\n", markup: bool = True) -> None:
+        with self._lock:
+            if self._free:
+                self._out.print(text, end=end, markup=markup)
+            else:
+                self._lines.append((text, end, markup))
+
+    def let_go(self) -> None:
+        with self._lock:
+            for text, end, markup in self._lines:
+                self._out.print(text, end=end, markup=markup)
+            self._free = True
+
+
+def _run_lifecycles(out: Console, specs: Mapping[str, ModelSpec], stores: Stores, project: Path) -> None:
+    """All models at the same time, told one after the other.
+
+    The second begins when the first has begun to work and MLflow's database is there: two processes must not make them at once.
+    """
+    voices = [Held(out) for _ in specs]
+    with ThreadPoolExecutor(len(specs)) as pool:
+        stores.registry.versions(next(iter(specs)))
+        runs: list[Future[None]] = []
+        for spec, voice in zip(specs.values(), voices, strict=True):
+            has_begun = Event()
+            runs.append(pool.submit(run_lifecycle, voice, spec, project, has_begun))
+            while not has_begun.wait(0.1) and not runs[-1].done():
+                pass
+        for voice, run in zip(voices, runs, strict=True):
+            voice.let_go()
+            run.result()
+
+
 def _play(
     out: Console,
     specs: Mapping[str, ModelSpec],
@@ -95,18 +135,32 @@ def _play(
     later: Mapping[str, pd.DataFrame],
     ends: Mapping[str, datetime],
     system: System,
+    dagster: Program,
 ) -> None:
-    """The three acts, on one model each but the last, which comes back to the first."""
+    """The three acts. The first two are of different models, run at the same time, and are told one after the other."""
     air, delay = specs["air_time"], specs["flight_delay"]
-    winds, weather = stage_of(out, air, system), stage_of(out, delay, system)
+    aside = Held(out)
+    winds = stage_of(air, system, dagster, lambda line: out.print(f"  {line}", markup=False))
+    weather = stage_of(delay, system, dagster, lambda line: aside.print(f"  {line}", markup=False))
     spring = ends[air.name]
-    season(out, winds, between(air, later[air.name], spring, 7))
     first = between(air, later[air.name], spring + timedelta(days=7), 4)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         bad = pool.submit(register_shuffled, air, system.stores, first[air.event_time].min().to_pydatetime())
-        dead_feed(out, weather, outcomes[delay.name].traffic, between(delay, later[delay.name], ends[delay.name], 4))
+        two = pool.submit(
+            dead_feed, weather, outcomes[delay.name].traffic, between(delay, later[delay.name], ends[delay.name], 4)
+        )
+        out.print(
+            "\n[bold]Act one: the season[/bold]. The winds of winter fade, and no feature of air_time carries them"
+        )
+        season(winds, between(air, later[air.name], spring, 7))
+        out.print("\n[bold]Act two: a dead feed[/bold], meanwhile. No weather comes for the last days of March")
+        aside.let_go()
+        two.result()
         version = bad.result()
-    bad_release(out, winds, version, first, between(air, later[air.name], spring + timedelta(days=11), 1))
+    out.print(
+        "\n[bold]Act three: a bad release[/bold]. Somebody forces a version live that learnt labels in random order"
+    )
+    bad_release(winds, version, first, between(air, later[air.name], spring + timedelta(days=11), 1))
 
 
 def require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
@@ -119,12 +173,18 @@ def require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
         )
 
 
-def run_lifecycle(out: Console, spec: ModelSpec, project: Path) -> None:
+def run_lifecycle(out: Console | Held, spec: ModelSpec, project: Path, has_begun: Event | None = None) -> None:
     """Run `<model>_lifecycle` in a Dagster process, on the instance that the UI shows, and print its assets and checks."""
     out.print(f"\n[bold]{spec.name}_lifecycle[/bold]: {spec.description}")
     config = {"ops": {f"{spec.name}__raw_data": {"config": {"as_of": spec.live_from.isoformat()}}}}
+
+    def show(progress: Progress) -> None:
+        if has_begun is not None:
+            has_begun.set()
+        show_progress(out, progress)
+
     try:
-        run_job(project, f"{spec.name}_lifecycle", config=config, show=lambda progress: show_progress(out, progress))
+        run_job(project, f"{spec.name}_lifecycle", config=config, show=show)
     except JobFailed as failure:
         raise DemoFailed(str(failure)) from failure
 
@@ -149,7 +209,7 @@ def run_monitoring(out: Console, spec: ModelSpec, project: Path, stores: Stores)
         raise DemoFailed(str(failure)) from failure
 
 
-def show_progress(out: Console, progress: Progress) -> None:
+def show_progress(out: Console | Held, progress: Progress) -> None:
     """One line for what happened in a run."""
     if progress.kind == "asset":
         out.print(f"  [green]●[/green] {progress.subject}")
