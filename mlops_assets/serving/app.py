@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mlops_assets.serving.door import KEY_ID, CallerLeft, Door
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.feedback import label_records
 from mlops_assets.serving.metrics import RequestMetrics, count_labels
@@ -18,6 +19,7 @@ from mlops_assets.serving.openapi import DOCS_PAGE, openapi_document, request_sc
 from mlops_assets.serving.predict import failure_record, records_and_answer, score
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.state import LiveModel, Snapshot
+from mlops_assets.stores.api_keys import Permission
 from mlops_assets.stores.prediction_log import LogError
 
 Scope = MutableMapping[str, Any]
@@ -28,11 +30,19 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger("bentoml.mlops_assets.app")
 
-_BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics", "/schema.json"})
+_PROBES = frozenset({"/livez", "/healthz", "/readyz"})
+_BENTOML_PATHS = frozenset({"/metrics", "/schema.json"})
 _BENTOML_FOLDER = "/static_content/"
 _JSON = b"application/json"
 _NO_HEADERS: tuple[tuple[bytes, bytes], ...] = ()
 _HTML = b"text/html; charset=utf-8"
+# What a key must be allowed to do, by route; any key opens the others.
+_PERMISSIONS: dict[str, Permission] = {
+    "predict": "predict",
+    "feedback": "feedback",
+    "openapi": "admin",
+    "docs": "admin",
+}
 
 
 class LiveModelAnswer(msgspec.Struct):
@@ -61,10 +71,6 @@ class LiveModelsAnswer(msgspec.Struct):
     errors: dict[str, str]
 
 
-class _CallerLeft(Exception):
-    """The connection closed before the request was whole."""
-
-
 class ServingApp:
     """Routes a request to a model, a document, or to the application inside.
 
@@ -78,7 +84,17 @@ class ServingApp:
         self._inner = inner
         self._runtime = runtime
         self._requests = RequestMetrics()
+        self._door = Door(runtime.settings)
         self._documents: tuple[Snapshot, bytes] | None = None
+
+    async def start(self) -> None:
+        """Open the door, then begin to work. Raises when keys, releases or the log cannot be worked with."""
+        await self._door.start()
+        await self._runtime.start()
+
+    async def stop(self) -> None:
+        await self._runtime.stop()
+        await self._door.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -97,8 +113,10 @@ class ServingApp:
         if path == "/readyz" and not state.snapshot.is_ready:
             body = Refusal(503, "not_ready", f"no model could be loaded: {dict(state.snapshot.errors)}").body
             await _send(send, 503, body, _JSON, ((b"retry-after", b"1"),))
-        elif path in _BENTOML_PATHS or path.startswith(_BENTOML_FOLDER):
+        elif path in _PROBES:
             await self._inner(scope, receive, send)
+        elif path in _BENTOML_PATHS or path.startswith(_BENTOML_FOLDER):
+            await self._answer_inside(scope, receive, send)
         elif path == "/v1/models":
             await self._answer("", "models", self._models, scope, receive, send)
         elif path in ("/openapi.json", "/docs.json"):
@@ -125,15 +143,16 @@ class ServingApp:
         started = scope["mlops.started"] = time.perf_counter()
         failure: Refusal | None = None
         try:
+            self._door.admit(scope, _PERMISSIONS.get(route))
             _require_method(scope, "POST" if route in ("predict", "feedback") else "GET")
             body = await handle(model, scope, receive)
-        except _CallerLeft:
+        except CallerLeft:
             return
         except Refusal as refusal:
             failure = refusal
         except Exception:
             # The edge: whatever failed, the caller gets JSON and the connection stays usable.
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %s failed, asked with key %s", scope["method"], scope["path"], scope.get(KEY_ID))
             failure = Refusal(500, "internal_error", "the request failed inside the service; its log says why")
         status, content_type, headers = 200, _HTML if route == "docs" else _JSON, _NO_HEADERS
         if failure is not None:
@@ -148,12 +167,22 @@ class ServingApp:
                 live.counter.observe(status, seconds)
         await _send(send, status, body, content_type, headers)
 
+    async def _answer_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """BentoML answers those who may ask."""
+        try:
+            self._door.admit(scope, "admin")
+        except Refusal as refusal:
+            self._requests.observe("", "inside", refusal.status, 0.0)
+            await _send(send, refusal.status, refusal.body, _JSON, refusal.headers)
+        else:
+            await self._inner(scope, receive, send)
+
     async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:
         retired = self._runtime.state.snapshot.retired
         if retired and model in retired:
             raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
         live = scope["mlops.live"] = self._live(model)
-        body = await self._body(scope, receive)
+        body = await self._door.body(scope, receive)
         runtime = self._runtime
         scored = await score(live, body, runtime.settings, runtime.pool)
         records, answer = records_and_answer(scored, scope["mlops.started"])
@@ -166,7 +195,7 @@ class ServingApp:
 
     async def _feedback(self, model: str, scope: Scope, receive: Receive) -> bytes:
         live = self._live(model)
-        body = await self._body(scope, receive)
+        body = await self._door.body(scope, receive)
         records = label_records(live.manifest, body, self._runtime.settings.max_rows)
         await self._append(records)
         count_labels(model, len(records))
@@ -216,36 +245,12 @@ class ServingApp:
     async def _log_failure(self, model: str, route: str, scope: Scope, refusal: Refusal) -> None:
         """Leave a record of a predict request that got no prediction, where the model is known."""
         live = scope.get("mlops.live") or self._runtime.state.snapshot.models.get(model)
-        if route != "predict" or live is None or refusal.status in (405, 410):
+        if route != "predict" or live is None or refusal.status in (401, 403, 405, 410):
             return
         try:
             await self._runtime.append([failure_record(live, refusal.status, str(refusal), scope["mlops.started"])])
         except LogError as error:
             logger.error("A failed request is not on record: %s", error)
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body. Raises `Refusal` 413 as soon as it is known to be too large, 415 for what is not JSON."""
-        limit = self._runtime.settings.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > limit:
-                raise _too_large(limit)
-            if name == b"content-type" and value.partition(b";")[0].strip().lower() != _JSON:
-                raise Refusal(415, "not_json", "send the body as JSON, with 'Content-Type: application/json'")
-            if name == b"content-encoding" and value != b"identity":
-                raise Refusal(415, "encoded_body", "send the body as it is, without a content encoding")
-        message = await receive()
-        if not message.get("more_body") and message["type"] == "http.request":
-            return _limited(message["body"], limit)
-        parts, size = [], 0
-        while message["type"] == "http.request":
-            parts.append(message["body"])
-            size += len(message["body"])
-            if size > limit:
-                raise _too_large(limit)
-            if not message.get("more_body"):
-                return b"".join(parts)
-            message = await receive()
-        raise _CallerLeft
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start before BentoML says that it has started, stop before it does."""
@@ -254,13 +259,13 @@ class ServingApp:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    await self._runtime.start()
+                    await self.start()
                 except Exception as error:
                     # uvicorn would go on without us after an exception; told in its own words, it exits.
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     raise
             elif message["type"] == "lifespan.shutdown":
-                await self._runtime.stop()
+                await self.stop()
             return message
 
         await self._inner(scope, receive_in_step, send)
@@ -290,17 +295,6 @@ def _require_method(scope: Scope, allowed: str) -> None:
     if method != allowed and not (method == "HEAD" and allowed == "GET"):
         allow = b"POST" if allowed == "POST" else b"GET, HEAD"
         raise Refusal(405, "wrong_method", f"use {allowed} here, not {method}", headers=((b"allow", allow),))
-
-
-def _limited(body: bytes, limit: int) -> bytes:
-    if len(body) > limit:
-        raise _too_large(limit)
-    return body
-
-
-def _too_large(limit: int) -> Refusal:
-    message = f"the body is larger than {limit} bytes: send the rows in several requests"
-    return Refusal(413, "too_large", message, headers=((b"connection", b"close"),))
 
 
 async def _send(

@@ -3,20 +3,29 @@
 BentoML looks after its workers every ten seconds and has no setting for it; here it is told to look as soon as one has died.
 It also ends when the process that started it does, so that no server outlives its supervisor; and its workers end when it does
 (`runtime.py`), so that none keeps the address from the next server.
+
+Settings that cannot be served with end it with code 78 (`EX_CONFIG`), from which a supervisor sees that to try again is of no use.
 """
 
 import argparse
+import logging
 import os
+import ssl
+import sys
 import threading
 import time
 import traceback
+from typing import NoReturn
 
 from _bentoml_impl.loader import load  # type: ignore[import-untyped]
 from _bentoml_impl.server import serve_http  # type: ignore[import-untyped]
 from bentoml._internal.log import configure_server_logging
 from bentoml._internal.utils.circus import Server
 
-from mlops_assets.serving.settings import SERVER_VARIABLE
+from mlops_assets.serving.door import OpenToTheNetwork, require_keys_or_loopback
+from mlops_assets.serving.settings import CERTIFICATE_VARIABLE, KEY_VARIABLE, SERVER_VARIABLE, ServingSettings
+
+logger = logging.getLogger("bentoml.mlops_assets.launch")
 
 LOOK_SECONDS = 0.1
 GRACE_SECONDS = 10
@@ -30,9 +39,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--keep-alive", type=int, default=75, help="seconds an idle connection stays open")
     arguments = parser.parse_args()
+    configure_server_logging()  # type: ignore[no-untyped-call]
+    try:
+        settings = ServingSettings.from_environment()
+        require_servable(settings, arguments.host)
+    except (ValueError, OpenToTheNetwork) as error:
+        _refuse(error)
     os.environ[SERVER_VARIABLE] = str(os.getpid())
     threading.excepthook = _give_up
-    configure_server_logging()  # type: ignore[no-untyped-call]
     load(arguments.target, working_dir=arguments.target).inject_config()
     server = serve_http(
         arguments.target,
@@ -41,9 +55,37 @@ def main() -> None:
         port=arguments.port,
         timeout_keep_alive=arguments.keep_alive,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=str(settings.tls_certificate) if settings.tls_certificate else None,
+        ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
         threaded=True,
     )
     watch(server)
+
+
+def require_servable(settings: ServingSettings, host: str) -> None:
+    """Refuse what would leave the door open, or TLS that nobody could speak.
+
+    Raises
+    ------
+    OpenToTheNetwork
+        For an address that is not loopback while keys are off.
+    ValueError
+        For a host that is no IP address, or a certificate and key that do not go together.
+    """
+    require_keys_or_loopback(host, settings.auth)
+    if settings.tls_certificate is None or settings.tls_key is None:
+        if settings.auth == "keys":
+            logger.warning("Keys are on and TLS is off: let nothing but a proxy that speaks TLS reach %s", host)
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:
+        names = f"{CERTIFICATE_VARIABLE} and {KEY_VARIABLE}"
+        raise ValueError(
+            f"{names} do not hold a certificate and its key: {settings.tls_certificate}, {settings.tls_key} ({error})"
+        ) from error
+    # Workers start in another folder than the one that the settings may be relative to.
+    os.environ[CERTIFICATE_VARIABLE], os.environ[KEY_VARIABLE] = str(settings.tls_certificate), str(settings.tls_key)
 
 
 def watch(server: Server) -> None:
@@ -64,6 +106,11 @@ def _give_up(failure: threading.ExceptHookArgs) -> None:
     """BentoML's supervisor runs in a thread. Where that fails, as when the address is taken, nothing will ever be served."""
     traceback.print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
     os._exit(1)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    logger.error("The service does not start: %s", error)
+    sys.exit(os.EX_CONFIG)
 
 
 def _has_dead_child() -> bool:

@@ -3,12 +3,16 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import Durability
 
 SERVER_VARIABLE = "MLOPS_SERVER_PID"
+AUTH_VARIABLE = "MLOPS_AUTH"
+CERTIFICATE_VARIABLE = "MLOPS_TLS_CERTIFICATE"
+KEY_VARIABLE = "MLOPS_TLS_KEY"
 
 T = TypeVar("T")
 
@@ -29,13 +33,19 @@ class ServingSettings:
         `MLOPS_MAX_BODY_BYTES`: a larger request body is answered 413. The default holds 10,000 rows of some 40 features.
     max_rows
         `MLOPS_MAX_ROWS`: more rows or labels in one request are answered 413.
+    body_seconds
+        `MLOPS_BODY_SECONDS`: a request body that has not arrived in full after so long is answered 408.
     poll_seconds
-        `MLOPS_RELEASE_POLL_SECONDS`: how often the release pointer is looked at.
+        `MLOPS_RELEASE_POLL_SECONDS`: how often the release pointer, and the file of API keys, are looked at.
     retry_seconds
         `MLOPS_LOAD_RETRY_SECONDS`: how long after a refused bundle it is tried again.
     server_pid
         `MLOPS_SERVER_PID`, set by `launch.py`: the process that started the worker and that it does not outlive; None where it was
         started otherwise.
+    auth
+        `MLOPS_AUTH`: "keys" asks every caller for an API key; "off" (default) is for a loopback address alone.
+    tls_certificate, tls_key
+        `MLOPS_TLS_CERTIFICATE`, `MLOPS_TLS_KEY`: PEM files, with which `launch.py` answers HTTPS; both or neither.
     """
 
     home: Home
@@ -46,6 +56,10 @@ class ServingSettings:
     poll_seconds: float = 0.25
     retry_seconds: float = 5.0
     server_pid: int | None = None
+    body_seconds: float = 10.0
+    auth: Literal["off", "keys"] = "off"
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServingSettings":
@@ -53,6 +67,12 @@ class ServingSettings:
         durability = environment.get("MLOPS_LOG_DURABILITY", cls.log_durability)
         if durability not in ("os", "disk"):
             raise ValueError(f"MLOPS_LOG_DURABILITY={durability!r}: choose 'os' or 'disk'")
+        auth = environment.get(AUTH_VARIABLE) or cls.auth
+        if auth not in ("off", "keys"):
+            raise ValueError(f"{AUTH_VARIABLE}={auth!r}: choose 'keys' or 'off'")
+        certificate, key = (_file(environment, name) for name in (CERTIFICATE_VARIABLE, KEY_VARIABLE))
+        if (certificate is None) != (key is None):
+            raise ValueError(f"TLS needs both {CERTIFICATE_VARIABLE} and {KEY_VARIABLE}, or neither: set the other too")
         return cls(
             home=Home.from_environment(),
             log_durability="disk" if durability == "disk" else "os",
@@ -62,7 +82,21 @@ class ServingSettings:
             poll_seconds=_positive(environment, "MLOPS_RELEASE_POLL_SECONDS", float, cls.poll_seconds),
             retry_seconds=_positive(environment, "MLOPS_LOAD_RETRY_SECONDS", float, cls.retry_seconds),
             server_pid=_positive(environment, SERVER_VARIABLE, int, 0) if environment.get(SERVER_VARIABLE) else None,
+            body_seconds=_positive(environment, "MLOPS_BODY_SECONDS", float, cls.body_seconds),
+            auth="keys" if auth == "keys" else "off",
+            tls_certificate=certificate,
+            tls_key=key,
         )
+
+
+def _file(environment: Mapping[str, str], name: str) -> Path | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    path = Path(text).absolute()
+    if not path.is_file():
+        raise ValueError(f"{name}={text!r} is not a file")
+    return path
 
 
 def _positive(environment: Mapping[str, str], name: str, read: Callable[[str], T], default: T) -> T:

@@ -14,9 +14,9 @@ TEMPORARY = ".incoming-"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-def write_new(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_new(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o644) -> None:
     """Write a file that does not exist yet; `durable` waits until its content is on the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         rest = memoryview(content)
         while rest:
@@ -27,11 +27,11 @@ def write_new(path: Path, content: bytes, *, durable: bool = True) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_whole(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o644) -> None:
     """Create or replace a file in one step: a reader sees the old content or the new, never a part of either."""
     temporary = path.with_name(f"{TEMPORARY}{os.urandom(8).hex()}")
     try:
-        write_new(temporary, content, durable=durable)
+        write_new(temporary, content, durable=durable, mode=mode)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

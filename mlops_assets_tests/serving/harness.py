@@ -30,18 +30,17 @@ class AppUnderTest:
         options = {"poll_seconds": 0.02, "retry_seconds": 0.1, **settings}
         self.runtime = ServingRuntime(ServingSettings(home, **options), carried or home.root / "nothing carried")
         self._runner = asyncio.Runner()
-        self._client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(ServingApp(_inner, self.runtime)), base_url="http://service"
-        )
+        self.app = ServingApp(_inner, self.runtime)
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://service")
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
-        self._runner.run(self.runtime.start())
+        self._runner.run(self.app.start())
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._runner.run(self._client.aclose())
-        self._runner.run(self.runtime.stop())
+        self._runner.run(self.app.stop())
         self._runner.__exit__(*exception)
 
     def request(self, method: str, path: str, content: bytes | None = None, **headers: str) -> httpx.Response:
