@@ -78,12 +78,11 @@ _FIGURES = (
 
 
 def flat(results: Iterable[DrillResult], measured_at: datetime) -> dict[str, float | int | bool | str | None]:
-    """The figures under names such as `dead_feed_detect_s`; None where a drill has no such figure."""
+    """The figures under names such as `dead-feed_detect_s`; None where a drill has no such figure."""
     figures: dict[str, float | int | bool | str | None] = {}
     for one in results:
-        name = one.name.replace("-", "_")
-        figures |= {f"{name}_{figure}": _rounded(getattr(one, figure)) for figure in _FIGURES}
-        figures[f"{name}_measured_at"] = measured_at.isoformat(timespec="seconds")
+        figures |= {f"{one.name}_{figure}": _rounded(getattr(one, figure)) for figure in _FIGURES}
+        figures[f"{one.name}_measured_at"] = measured_at.isoformat(timespec="seconds")
     return figures
 
 

@@ -43,11 +43,11 @@ def test_an_unknown_one_is_refused():
 def test_figures_of_one_are_laid_beside_those_of_others(tmp_path: Path, results: dict[str, DrillResult]):
     file = tmp_path / "results" / "drills.json"
     file.parent.mkdir()
-    file.write_text(json.dumps({"season_healed": True, "dead_feed_detect_s": 1.0}))
+    file.write_text(json.dumps({"season_healed": True, "dead-feed_detect_s": 1.0}))
     done = CliRunner().invoke(app, ["drill", "dead-feed", "--json", str(file), "--folder", str(tmp_path)])
     assert done.exit_code == 0, done.output
     figures = json.loads(file.read_text())
-    assert (figures["season_healed"], figures["dead_feed_detect_s"]) == (True, 61.2)
+    assert (figures["season_healed"], figures["dead-feed_detect_s"]) == (True, 61.2)
 
 
 def test_one_that_loses_an_answer_ends_with_an_error_and_says_which(tmp_path: Path, results: dict[str, DrillResult]):

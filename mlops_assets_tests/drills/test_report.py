@@ -13,8 +13,8 @@ HEALED = DrillResult("dead-feed", True, "", 61.234, 61.5, 140.0, 1, 900, 0, 0, 0
 
 def test_figures_are_flat_and_rounded():
     figures = flat([HEALED], datetime(2026, 1, 1, tzinfo=UTC))
-    assert figures["dead_feed_healed"] is True
-    assert (figures["dead_feed_detect_s"], figures["dead_feed_lost"], figures["dead_feed_refused"]) == (61.23, 0, 2)
+    assert figures["dead-feed_healed"] is True
+    assert (figures["dead-feed_detect_s"], figures["dead-feed_lost"], figures["dead-feed_refused"]) == (61.23, 0, 2)
     assert all(not isinstance(value, dict | list | tuple) for value in figures.values())
 
 
