@@ -11,7 +11,8 @@ from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training_request import requested
-from mlops_assets.operations.release import Released, ReleaseRefused, deploy, final_fit, require_verdict
+from mlops_assets.operations.carry_out import DECISION_TAG
+from mlops_assets.operations.release import Released, ReleaseRefused, deploy, final_fit, require_leave, require_verdict
 from mlops_assets.operations.train import Candidate, Fitted
 from mlops_assets.resources import StoresResource, TrackingResource
 
@@ -60,6 +61,7 @@ def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinit
         tracking.run(context, spec.name)
         try:
             require_verdict(trained_model, evaluation)
+            require_leave(spec, opened, context.run.tags.get(DECISION_TAG, ""))
             final = final_fit(asked, opened, validated_features, trained_model)
             released = deploy(asked, opened, trained_model, evaluation, final, decided_by=f"run:{context.run.run_id}")
         except ReleaseRefused as refusal:

@@ -171,16 +171,17 @@ def held_back(record: Record, decision: Decision) -> str | None:
     Trainings come one after the other, and none begins while anything else is done to the model; what takes seconds, such as a
     rollback, waits for no training.
     """
-    if (halted := _halted(record, decision)) is not None or decision.what.action != "retrain":
-        return halted
+    if (reason := halted(record, decision)) is not None or decision.what.action != "retrain":
+        return reason
     for other in record.open_decisions:
         earlier = other.what.action == "retrain" and other.at <= decision.at and other.may_start
-        if other.id != decision.id and (other.running or (earlier and _halted(record, other) is None)):
+        if other.id != decision.id and (other.running or (earlier and halted(record, other) is None)):
             return f"{other.what.action} of {other.id} comes first"
     return None
 
 
-def _halted(record: Record, decision: Decision) -> str | None:
+def halted(record: Record, decision: Decision) -> str | None:
+    """Why nothing is done to the model by itself now; None where it is, or where a person has asked."""
     if not decision.actor.startswith(AUTOMATIC):
         return None
     if record.retired is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import uuid_utils
 
+from mlops_assets.core.carrying import halted
 from mlops_assets.core.contract import raw_rows
 from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.imputation import make_plan
@@ -70,6 +71,25 @@ def require_verdict(candidate: Candidate, evaluation: Evaluation) -> None:
         raise ReleaseRefused(
             f"model {candidate.model!r} version {candidate.version} failed its gates: {'; '.join(failed)}"
         )
+
+
+def require_leave(spec: ModelSpec, stores: Stores, decision: str) -> None:
+    """Refuse to release what was decided by itself, when automation has been halted since.
+
+    Parameters
+    ----------
+    decision
+        Id of the decision that asked for the training; empty for a run that a person started in the UI.
+
+    Raises
+    ------
+    ReleaseRefused
+        When the model is frozen or retired. The candidate stays registered.
+    """
+    record = stores.ledger.of(spec.name)
+    one = next((known for known in record.decisions if known.id == decision), None)
+    if one is not None and (why := halted(record, one)) is not None:
+        raise ReleaseRefused(f"model {spec.name!r}: {why}; the candidate is registered, and not released")
 
 
 def final_fit(

@@ -103,6 +103,7 @@ def run_lifecycle(
     selection: list[str] | None = None,
     instance: dg.DagsterInstance | None = None,
     asked: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> Run:
     """Run the model's job in this process; a failure is part of the result. `asked` is configured beside `as_of`."""
     definitions = dg.Definitions.merge(lifecycle_definitions(spec), dg.Definitions(resources=make_resources(str(home))))
@@ -115,5 +116,6 @@ def run_lifecycle(
         instance=instance or dg.DagsterInstance.ephemeral(),
         asset_selection=keys,
         raise_on_error=False,
+        tags=tags,
     )
     return Run(result, Stores(Home(home)))

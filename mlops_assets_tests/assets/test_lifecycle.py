@@ -1,6 +1,7 @@
 """The lifecycle of one model, and what breaks when its data or its gates break."""
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -10,7 +11,9 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from mlops_assets.core.evaluation import Evaluation
+from mlops_assets.core.ledger import Decided, Entry, Frozen, Started
 from mlops_assets.operations import confirm
+from mlops_assets.operations.carry_out import DECISION_TAG
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.home import Home
@@ -87,6 +90,19 @@ def test_new_rows_make_a_second_release_judged_against_the_champion(released: St
     evaluation = second.stores.lake.read_document("delay", "evaluation", Evaluation)
     assert {comparison.metric for comparison in evaluation.comparisons} >= {"brier", "log_loss"}
     assert "the champion's fit without its own held-out rows" in evaluation.compared_with
+
+
+def test_a_freeze_while_it_trains_keeps_the_candidate_out_of_service(released: Stores, home: Path, table: Path):
+    now = datetime(2024, 3, 1, tzinfo=UTC)
+    decision = Decided("retrain", "auto", "it has decayed", details={"trigger": "performance"})
+    for subject, fact in (("d-1", decision), ("d-1", Started(1)), ("delay", Frozen("somebody looks at it"))):
+        released.ledger.record(Entry("delay", subject, fact, "sensor:delay_response", now, now))
+    make_rows(seed=2).to_parquet(table)
+    run = run_lifecycle(make_spec(table, gates=LENIENT), home, tags={DECISION_TAG: "d-1"})
+    assert "released" in run.failed_checks
+    assert "automation is frozen: somebody looks at it" in run.check("released").description
+    assert_champion_serves(run)
+    assert len(run.stores.registry.versions("delay")) == 3, "the candidate stays registered"
 
 
 def assert_champion_serves(run: Run) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from mlops_assets.core.ledger import Decided, Fact, Mitigated, Record
 from mlops_assets.core.monitoring.health import DataHealth, ModelHealth
 from mlops_assets.core.response.findings import find, keep
-from mlops_assets.core.response.remedies import choose, mode_of
+from mlops_assets.core.response.remedies import Remedy, choose, mode_of
 from mlops_assets.core.response.situation import Situation
 from mlops_assets.core.spec import ModelSpec
 
@@ -31,6 +31,7 @@ def respond(spec: ModelSpec, seen: Situation, record: Record) -> Response:
     remedy = choose(spec, seen, after, findings)
     known = {one.cause: one.id for one in after.open_incidents}
     incidents = tuple(known[cause] for cause in remedy.causes if cause in known)
+    remedy = _not_asked_again(remedy, incidents, record)
     decision = Decided(
         action=remedy.action,
         mode=mode_of(spec, remedy.action),
@@ -53,6 +54,18 @@ def policy_of(spec: ModelSpec) -> str:
     """Version of the declared policy: a digest of all that decisions depend on."""
     declared = (spec.response, spec.monitoring, spec.imputation)
     return _digest(*(part.model_dump_json() for part in declared))
+
+
+def _not_asked_again(remedy: Remedy, incidents: tuple[str, ...], record: Record) -> Remedy:
+    """What a person has rejected is not asked for again while the incident lasts; a training is, after the cooldown."""
+    if remedy.action == "retrain":
+        return remedy
+    for one in record.decisions:
+        same = one.what.action == remedy.action and one.what.details == remedy.details
+        if one.rejected_by is not None and same and set(incidents) <= {*one.what.incidents} and incidents:
+            why = f"{remedy.reason}; {one.rejected_by} has rejected to {remedy.action}: {one.answer}"
+            return Remedy("alert", why, remedy.causes, evidence=remedy.evidence)
+    return remedy
 
 
 def _stamp(health: DataHealth | ModelHealth) -> str:

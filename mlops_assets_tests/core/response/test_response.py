@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_assets.core.ledger import Rejected
 from mlops_assets.core.response import Champion, Signal, policy_of
 from mlops_assets_tests.core.response.examples import (
     DAY,
@@ -82,6 +83,17 @@ class TestABrokenFeed:
         assert [one.decision.action for one in good] == ["none", "none", "impute"]
         assert good[-1].decision.details == {"masked": ""}
         assert not story.record.open_incidents
+
+    def test_whose_masking_a_person_rejects_is_told_of_and_not_asked_about_again(self) -> None:
+        story = Story(policy(actions={"impute": "approve"}))
+        bad = {"broken": ("temp",), "reasons": ("temp has 80% of its values outside its declared range",)}
+        days = [data_of(day, "unhealthy", 1, drift_of("temp", missing_rate=0.0), **bad) for day in range(3)]
+        asked = story.day(days[0])
+        assert (asked.decision.action, asked.decision.mode) == ("impute", "approve")
+        story.write(asked.decision_id, Rejected("the values are right"))
+        later = [story.day(day).decision for day in days[1:]]
+        assert [one.action for one in later] == ["alert", "alert"]
+        assert "has rejected to impute: the values are right" in later[0].reason
 
     def test_is_over_after_some_good_windows_in_a_row_only(self) -> None:
         story = Story()
