@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlops_assets.core.manifest import FeatureContract
-from mlops_assets.core.records import LabelRecord, PredictionRecord
+from mlops_assets.core.records import SHADOW, LabelRecord, PredictionRecord
 from mlops_assets.core.spec import ModelSpec
 
 FEATURE = "feature."
@@ -152,7 +152,8 @@ def window_table(spec: ModelSpec, predictions: pa.Table, labels: pa.Table) -> pa
 
 
 def summary(window: str, content: str, table: pa.Table) -> LiveWindow:
-    """What is said of a window's table."""
+    """What is said of a window's table: of all that was asked, whoever answered. What was scored in shadow is not counted."""
+    table = table.filter(pc.not_equal(table["role"], SHADOW))
     status, answered = table["status"], pc.equal(table["status"], 200)
     shed = pc.is_in(status, value_set=pa.array(SHED, status.type))
     refused = pc.and_not(pc.and_(pc.greater_equal(status, 400), pc.less(status, 500)), shed)

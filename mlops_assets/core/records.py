@@ -5,16 +5,21 @@ from typing import Literal
 
 import msgspec
 
-Role = Literal["champion", "challenger", "standby", "fallback"]
+Role = Literal["champion", "challenger", "standby", "fallback", "shadow"]
+SHADOW: Role = "shadow"
 
 
 class PredictionRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="prediction", omit_defaults=True):
     """One answer of one version, appended before the reply. Unique per (id, role, version).
 
+    What a caller asked and was answered has any role but `shadow`: a challenger's (canary), a standby's in the champion's place, or
+    a constant's (`fallback`). A `shadow` was scored beside the champion, after the reply, and answered nobody.
+
     `features` are the values as received, in the order of the model's contract (`None` where missing); they are empty for a
     request that failed before it was parsed. `output` holds the class probabilities, or one value. `latency_ms` is wall
     clock inside the service. `event_time` is the caller's, or the time of serving where none was sent. A `probe` was asked by
-    the platform itself and counts for no monitor and no training.
+    the platform itself and counts for no monitor and no training. `error` says why there is no answer; of an answer (200), why it
+    is not given by the version that should have.
     """
 
     id: str

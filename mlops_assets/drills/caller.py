@@ -81,9 +81,12 @@ def _count(tally: Tally, path: str, answer: httpx.Response, now: datetime) -> No
 
 
 def _acknowledged(body: dict[str, Any], at: datetime) -> list[Acknowledged]:
-    head = (body["model"], body["model_version"], body["release"], body["role"])
+    who = ("model_version", "release", "role")  # of each row where they differ, else of all
     return [
-        Acknowledged(one["prediction_id"], *head, tuple(outputs_of(one)), at) for one in body.get("predictions", [body])
+        Acknowledged(
+            one["prediction_id"], body["model"], *({**body, **one}[name] for name in who), tuple(outputs_of(one)), at
+        )
+        for one in body.get("predictions", [body])
     ]
 
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from mlops_assets.core.records import LabelRecord, PredictionRecord
-from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.core.rollout import Release, ReleasePlan, Split
 from mlops_assets.core.scoring.degraded import constant_output, mask_of
 from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.core.scoring.scorer import differences
@@ -117,10 +117,9 @@ def not_as_planned(
     if not 1 <= record.release <= len(history):
         return f"names release {record.release}, and there are {len(history)}"
     plan = history[record.release - 1]
-    if (record.version, record.bundle) != (plan.champion.version, plan.champion.bundle):
-        return f"version {record.version} answered in release {plan.release}, which is that of {plan.champion.version}"
-    if record.role != ("fallback" if plan.fallen_back else "champion"):
-        return f"answered as {record.role} in release {plan.release}"
+    why = _not_its_role(record, plan)
+    if why is not None:
+        return why
     if plan.retired is not None:
         return f"answered in release {plan.release}, which takes the model out of service"
     if record.served_at < plan.decided_at:
@@ -129,7 +128,7 @@ def not_as_planned(
     in_force = [
         one for one, begin, end in zip(history, published, ends, strict=True) if begin <= record.served_at <= end
     ]
-    if plan.release == len(history) or any(_answers_alike(plan, one) for one in in_force):
+    if plan.release == len(history) or any(_answers_alike(record, plan, one) for one in in_force):
         return None
     return f"answered in release {plan.release} at {record.served_at}, long after another was published"
 
@@ -145,17 +144,58 @@ def _key(one: Acknowledged | PredictionRecord) -> tuple[str, str, int, int, str]
     return one.id, one.model, one.version, one.release, one.role
 
 
-def _answers_alike(plan: ReleasePlan, other: ReleasePlan) -> bool:
+def _not_its_role(record: PredictionRecord, plan: ReleasePlan) -> str | None:
+    """Why a version may not have answered in its role; None when it may."""
+    role, trial = record.role, plan.challenger
+    may = {
+        "champion": (plan.champion,),
+        "fallback": (plan.champion,),
+        "standby": (plan.standby, plan.last_good),
+        "challenger": (trial,),
+        "shadow": (trial,),
+    }[role]
+    known = [(one.version, one.bundle) for one in may if one is not None]
+    if (record.version, record.bundle) not in known:
+        those = f"that of {', '.join(str(version) for version, _ in known)}" if known else f"no {role}'s"
+        return f"version {record.version} answered as {role} in release {plan.release}, which is {those}"
+    if plan.fallen_back != (role == "fallback") and not (role == "fallback" and record.error):
+        return f"answered as {role} in release {plan.release}"
+    if role == "standby" and not record.error:
+        return f"answered as standby in release {plan.release}, and nothing is said of what ailed the champion"
+    if role in ("challenger", "shadow") and trial is not None:
+        mode = "canary" if role == "challenger" else "shadow"
+        if trial.mode != mode or not Split(plan.salt, trial.share)(record.entity or record.id):
+            return (
+                f"answered as {role} in release {plan.release}, where {record.entity or record.id} is not of its share"
+            )
+    return None
+
+
+def _answers_alike(record: PredictionRecord, plan: ReleasePlan, other: ReleasePlan) -> bool:
+    """Whether a late answer would have been given in the other plan too."""
+    if record.role in ("challenger", "shadow"):
+        return _not_its_role(record, other) is None and plan.masked == other.masked
     return (plan.champion, plan.masked, plan.fallen_back) == (other.champion, other.masked, other.fallen_back)
 
 
 def _rescored(stores: Stores, plan: ReleasePlan, records: Sequence[PredictionRecord]) -> Iterable[str]:
-    """One line for each answer that is not what the plan's bundle gives for the logged features."""
-    bundle = whole_bundle(stores, plan.model, plan.champion)
-    if plan.fallen_back:
+    """One line for each answer that is not what the bundle of the version that gave it makes of the logged features."""
+    by_version = defaultdict(list)
+    for record in records:
+        by_version[record.version, record.bundle, record.role == "fallback"].append(record)
+    for (version, bundle, is_constant), those in sorted(by_version.items()):
+        yield from _rescored_by(stores, plan, Release(version, bundle), those, is_constant=is_constant)
+
+
+def _rescored_by(
+    stores: Stores, plan: ReleasePlan, release: Release, records: Sequence[PredictionRecord], *, is_constant: bool
+) -> Iterable[str]:
+    bundle = whole_bundle(stores, plan.model, release)
+    if is_constant:
         expected = np.array([constant_output(bundle.manifest, plan.fallback_value)] * len(records))
     else:
-        mask = mask_of(bundle.manifest, plan.masked)
+        names = {feature.name for feature in bundle.manifest.features}
+        mask = mask_of(bundle.manifest, [name for name in plan.masked if name in names])
         rows = [mask([float(v) if isinstance(v, bool) else v for v in record.features]) for record in records]
         expected = load_scorer(bundle.manifest, bundle.files).score_rows(rows)
     apart = differences(np.array([record.output for record in records]), expected).max(axis=1)

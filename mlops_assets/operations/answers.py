@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mlops_assets.core.live_traffic import FEATURE, OUTPUT, SHED
 from mlops_assets.core.metrics import Floats
 from mlops_assets.core.monitoring.health import ServiceRecord
+from mlops_assets.core.records import SHADOW
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import encode_label
 
@@ -31,7 +32,7 @@ class Answers:
         return self.rows[named].set_axis([name.removeprefix(FEATURE) for name in named], axis="columns")
 
     def of_one_version(self) -> "Answers":
-        """Those of the version that answered most: a window with a release in it is judged by one model's answers."""
+        """Those of the champion that answered most: a window with a release or a canary in it is judged by one model's answers."""
         own = (self.rows["bundle"] == self.bundle).to_numpy()
         return replace(self, rows=self.rows[own].reset_index(drop=True), output=self.output[own])
 
@@ -69,11 +70,12 @@ class Outcomes:
 
 
 def answers_of(table: pd.DataFrame) -> Answers:
-    """The champion's answers, or another model's that stood in for it; a challenger's shadow answers nobody.
+    """All that was asked and answered; the version is the champion's, or that of another model which stood in for it.
 
-    What a constant answered is a request that was answered, and says nothing of any model.
+    A canary answers callers, and is not what the monitors judge, however large its share; a shadow answers nobody. What a constant
+    answered is a request that was answered, and says nothing of any model.
     """
-    requests = table[table["role"] != "challenger"].reset_index(drop=True)
+    requests = table[table["role"] != SHADOW].reset_index(drop=True)
     rows = requests[(requests["status"] == 200) & (requests["role"] != "fallback")].reset_index(drop=True)
     outputs = sorted(
         (name for name in map(str, rows) if name.startswith(OUTPUT)), key=lambda name: int(name[len(OUTPUT) :])
@@ -81,7 +83,8 @@ def answers_of(table: pd.DataFrame) -> Answers:
     output = rows[outputs].to_numpy(dtype=np.float64)
     if rows.empty:
         return Answers(rows, requests, output, None, None)
-    bundle = str(rows["bundle"].mode().iloc[0])
+    judged = rows[rows["role"] != "challenger"]
+    bundle = str((rows if judged.empty else judged)["bundle"].mode().iloc[0])
     return Answers(rows, requests, output, int(rows.loc[rows["bundle"] == bundle, "version"].iloc[0]), bundle)
 
 

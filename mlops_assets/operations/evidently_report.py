@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mlops_assets.core.live_traffic import FEATURE
+from mlops_assets.core.records import SHADOW
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.live_traffic import read_window
 from mlops_assets.operations.reference import kinds_of
@@ -69,7 +70,7 @@ def write_evidently_report(spec: ModelSpec, stores: Stores, window: str) -> Path
 def answered_features(spec: ModelSpec, stores: Stores, window: str) -> pd.DataFrame:
     """The features of a window's answered requests, those of shadows left out, by their own names."""
     table = read_window(spec, stores, window)
-    answered = table[(table["status"] == _ANSWERED) & (table["role"] != "challenger")]
+    answered = table[(table["status"] == _ANSWERED) & (table["role"] != SHADOW)]
     own = [column for column in answered.columns if column.startswith(FEATURE)]
     features = answered[own].rename(columns=lambda column: column.removeprefix(FEATURE))
     return _typed(spec, features.reindex(columns=list(spec.feature_names)))

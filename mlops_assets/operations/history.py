@@ -11,6 +11,7 @@ from mlops_assets.core.history import AS_OF, DATA_HASH, hash_frame, known_at
 from mlops_assets.core.live_traffic import FEATURE, LABEL, TIME, combine, window_table
 from mlops_assets.core.monitoring.health import DataHealth
 from mlops_assets.core.monitoring.windows import Windows
+from mlops_assets.core.records import SHADOW
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training_request import TrainingRequest, blank, note
 from mlops_assets.operations.live_traffic import ingest
@@ -109,7 +110,7 @@ class _Logged:
         if not len(labels) or (health is not None and health.verdict == "failed"):
             return pd.DataFrame()
         table = window_table(spec, combine(self._parts("predictions", window)), labels)
-        counts = pc.and_(pc.equal(table["status"], 200), pc.not_equal(table["role"], "challenger"))
+        counts = pc.and_(pc.equal(table["status"], 200), pc.not_equal(table["role"], SHADOW))
         in_time = pc.and_(
             pc.greater_equal(table["event_time"], pa.scalar(spec.live_from, TIME)),
             pc.less(table["event_time"], pa.scalar(as_of, TIME)),

@@ -16,6 +16,7 @@ from mlops_assets.core.live_traffic import FEATURE
 from mlops_assets.core.monitoring.columns import arrow_numbers, read
 from mlops_assets.core.monitoring.profile import WindowProfile, profile_batches
 from mlops_assets.core.monitoring.reference import ReferenceProfile
+from mlops_assets.core.records import SHADOW
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.ingestion import TABLES
 from mlops_assets.operations.stores import Stores
@@ -25,7 +26,7 @@ _NAMED = 20  # unseen categories that are named
 
 @dataclass(frozen=True)
 class Answered:
-    """How many requests a window had, how many answered rows, and which model answered most of them."""
+    """How many requests a window had, how many answered rows, and which model answered most of them, canaries left out."""
 
     requests: int
     rows: int
@@ -43,17 +44,21 @@ class WindowData:
 
     def answered(self) -> Answered:
         """Who answered, from the four columns that tell."""
-        requests, answers = 0, Counter[tuple[str, int]]()
+        requests, rows, answers, canary = 0, 0, Counter[tuple[str, int]](), Counter[tuple[str, int]]()
         for batch in self._batches(("role", "status", "bundle", "version")):
-            asked = batch.filter(pc.not_equal(_plain(batch.column("role")), "challenger"))
+            asked = batch.filter(pc.not_equal(_plain(batch.column("role")), SHADOW))
             requests += asked.num_rows
-            rows = pa.table(asked.filter(pc.equal(asked.column("status"), 200)))
-            for group in rows.group_by(["bundle", "version"]).aggregate([([], "count_all")]).to_pylist():
-                answers[group["bundle"], group["version"]] += group["count_all"]
-        if not answers:
+            answered = pa.table(asked.filter(pc.equal(asked.column("status"), 200)))
+            for group in answered.group_by(["role", "bundle", "version"]).aggregate([([], "count_all")]).to_pylist():
+                whose = canary if group["role"] == "challenger" else answers
+                whose[group["bundle"], group["version"]] += group["count_all"]
+                rows += group["count_all"]
+        # A canary may answer most by now: until it is promoted it is the champion that the monitors judge.
+        counted = answers or canary
+        if not counted:
             return Answered(requests, 0, None, None)
-        (bundle, version), _ = max(answers.items(), key=lambda one: (one[1], one[0]))
-        return Answered(requests, answers.total(), version, bundle)
+        (bundle, version), _ = max(counted.items(), key=lambda one: (one[1], one[0]))
+        return Answered(requests, rows, version, bundle)
 
     def profile(self, reference: ReferenceProfile) -> WindowProfile:
         """The answered rows, counted by the cells of a reference."""
@@ -101,7 +106,7 @@ class WindowData:
 
     def _answered_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for batch in self._batches(("role", "status", *columns)):
-            asked = pc.not_equal(_plain(batch.column("role")), "challenger")
+            asked = pc.not_equal(_plain(batch.column("role")), SHADOW)
             yield batch.filter(pc.and_(asked, pc.equal(batch.column("status"), 200)))
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -3,20 +3,31 @@
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
 from mlops_assets.core.contract import raw_rows
-from mlops_assets.core.records import LabelRecord, PredictionRecord
-from mlops_assets.core.rollout import Origin, ReleasePlan, falling_back, masking, retirement
+from mlops_assets.core.records import LabelRecord, PredictionRecord, Role
+from mlops_assets.core.rollout import (
+    Origin,
+    Release,
+    ReleasePlan,
+    Split,
+    falling_back,
+    masking,
+    promoted,
+    retirement,
+    trial,
+)
 from mlops_assets.core.scoring.degraded import mask_of
 from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.drills.caller import Acknowledged
 from mlops_assets.drills.verify import verify
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.prediction_log import LogWriter
-from mlops_assets_tests.operations.rollback_examples import released, stores_in
+from mlops_assets_tests.operations.rollback_examples import bundled, released, stores_in
 from mlops_assets_tests.serving.factory import small_model
 
 LATER = timedelta(minutes=10)
@@ -135,6 +146,52 @@ def test_the_former_version_may_answer_while_workers_swap_and_not_for_ever(store
     found = verify(stores, [], 0)
     assert found.wrong == 5
     assert "long after another was published" in found.examples[0]
+
+
+class TestTrials:
+    """Version 1 is the champion, version 2 on trial; then it takes over, and version 1 stands by."""
+
+    @staticmethod
+    def on_trial(stores: Stores, mode: Literal["shadow", "canary"]) -> ReleasePlan:
+        first = released(stores, 1)
+        challenger = bundled(stores, small_model(version=2))
+        return publish(stores, trial(first, challenger, mode, 0.5, origin("r-trial"), "pepper"))
+
+    @staticmethod
+    def as_role(plan: ReleasePlan, role: Role, version: int, bundle: str, **changes: object) -> list[PredictionRecord]:
+        named = msgspec.structs.replace(plan, champion=Release(version, bundle))
+        return [msgspec.structs.replace(one, role=role, **changes) for one in answers(named, datetime.now(UTC))]
+
+    @pytest.mark.parametrize(("mode", "role"), [("canary", "challenger"), ("shadow", "shadow")])
+    def test_the_challenger_speaks_for_its_share_alone(
+        self, stores: Stores, mode: Literal["shadow", "canary"], role: Role
+    ):
+        plan = self.on_trial(stores, mode)
+        assert plan.challenger is not None
+        records = self.as_role(plan, role, 2, plan.challenger.bundle)
+        inside = [one for one in records if Split("pepper", 0.5)(one.id)]
+        assert 0 < len(inside) < len(records)
+        log(stores, [*answers(plan, datetime.now(UTC)), *inside])
+        assert verify(stores, told(inside), 0).wrong == 0
+        log(stores, records)
+        found = verify(stores, [], 0)
+        assert found.wrong == len(records) - len(inside)
+        assert "is not of its share" in found.examples[0]
+
+    def test_a_standby_and_a_constant_must_say_what_ailed_the_champion(self, stores: Stores):
+        first = released(stores, 1)
+        second = bundled(stores, small_model(version=2))
+        plan = publish(stores, promoted(first, second, datetime.now(UTC), origin("r-2")))
+        why = {"error": "champion version 2: a fault"}
+        standby = self.as_role(plan, "standby", 1, first.champion.bundle, **why)
+        constant = self.as_role(plan, "fallback", 2, plan.champion.bundle, **why, output=(0.75, 0.25))
+        log(stores, [*standby, *constant])
+        found = verify(stores, [], 0)
+        assert (found.logged, found.wrong) == (40, 0), found.examples
+        log(stores, self.as_role(plan, "standby", 1, first.champion.bundle))
+        log(stores, self.as_role(plan, "fallback", 2, plan.champion.bundle, output=(0.75, 0.25)))
+        log(stores, self.as_role(plan, "fallback", 2, plan.champion.bundle, **why, output=(0.5, 0.5)))
+        assert verify(stores, [], 0).wrong == 60
 
 
 def test_a_retired_model_may_not_answer(stores: Stores):

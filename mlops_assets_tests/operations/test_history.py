@@ -138,11 +138,20 @@ def test_an_event_outside_of_the_live_time_does_not_count(past: Past) -> None:
     assert past.live(5) == {"E0": 1, "E4": 1}
 
 
-@pytest.mark.parametrize("changes", [{"role": "challenger"}, {"status": 503}, {"probe": True}, {"model": "other"}])
+@pytest.mark.parametrize("changes", [{"role": "shadow"}, {"status": 503}, {"probe": True}, {"model": "other"}])
 def test_what_was_no_answer_to_a_caller_does_not_count(past: Past, changes: dict[str, Any]) -> None:
     past.answered(1, **changes)
     past.labelled(1)
     assert past.live(9) == {}
+
+
+@pytest.mark.parametrize("role", ["challenger", "standby", "fallback"])
+def test_an_answer_counts_whoever_gave_it(past: Past, role: str) -> None:
+    past.answered(1, role=role)
+    past.answered(1, role="shadow", version=9, features=(99.0, 1.0, False, "AA", "JFK"))
+    past.labelled(1)
+    assert past.live(9) == {"E1": 1}
+    assert past.read(9).frame["temp"].iloc[-1] == 11.0
 
 
 def test_one_request_is_one_row_whoever_else_answered_it(past: Past) -> None:

@@ -198,11 +198,28 @@ def test_a_record_that_comes_twice_is_one_row_the_first_served(traffic: Traffic)
     assert traffic.read()["output_0"].tolist() == [0.4]
 
 
-@pytest.mark.parametrize("changes", [{"role": "challenger"}, {"version": 4}, {"id": "again"}])
+@pytest.mark.parametrize("changes", [{"role": "shadow"}, {"version": 4}, {"id": "again"}])
 def test_another_answer_is_another_row(traffic: Traffic, changes: dict[str, Any]) -> None:
     traffic.segment(traffic.prediction(1), traffic.prediction(1, **changes))
     traffic.take()
     assert len(traffic.read()) == 2
+
+
+def test_what_was_scored_in_shadow_is_in_the_table_and_counts_for_nothing(traffic: Traffic) -> None:
+    shadow = {"role": "shadow", "version": 4, "latency_ms": 900.0, "imputed": ("temp",)}
+    traffic.segment(
+        traffic.prediction(1),
+        traffic.prediction(1, **shadow),
+        traffic.prediction(2, role="challenger", version=4),
+        traffic.prediction(2, **{**shadow, "status": 500, "error": "a fault", "output": ()}),
+        traffic.label(1),
+    )
+    traffic.take()
+    assert sorted(traffic.read()["role"]) == ["challenger", "champion", "shadow", "shadow"]
+    assert traffic.read().query("id == 'r1'")["label"].tolist() == [1, 1], "the shadow is labelled too"
+    about = live_window(traffic.spec, traffic.stores, window(0))
+    assert (about.rows, about.answered, about.failed, about.labelled, about.imputed_rows) == (2, 2, 0, 1, 0)
+    assert about.latency_p99_ms == 1.5
 
 
 # -- features --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from mlops_assets.core.live_traffic import FEATURE
 from mlops_assets.core.monitoring.reference import ReferenceProfile
 from mlops_assets.operations.ingestion import TABLES
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.window_data import WindowData
+from mlops_assets.operations.window_data import Answered, WindowData
 from mlops_assets.stores.home import Home
 from mlops_assets_tests.core.examples import make_spec
 
@@ -19,6 +19,20 @@ SPEC = make_spec()  # temperatures from -40 to 130
 REFERENCE = ReferenceProfile.of(
     pd.DataFrame({"temp": [float(one) for one in range(20, 90)]}), {"temp": "number"}, None, 10
 )
+
+
+def test_a_canary_is_not_judged_however_large_its_share_and_a_shadow_is_not_counted(tmp_path: Path):
+    rows = (
+        [("champion", 3, "a")] * 3 + [("challenger", 4, "b")] * 6 + [("standby", 2, "c")] * 2 + [("shadow", 5, "d")] * 9
+    )
+    roles, versions, bundles = zip(*rows, strict=True)
+    table = pa.table({"role": roles, "status": [200] * len(rows), "version": versions, "bundle": bundles})
+    stores = Stores(Home(tmp_path))
+    stores.lake.write_arrow(SPEC.name, f"{TABLES}/{WINDOW}", table)
+    answered = WindowData(SPEC, stores, WINDOW).answered()
+    assert answered == Answered(requests=11, rows=11, version=3, bundle="a")
+    stores.lake.write_arrow(SPEC.name, f"{TABLES}/{WINDOW}", table.slice(3, 6))
+    assert WindowData(SPEC, stores, WINDOW).answered() == Answered(requests=6, rows=6, version=4, bundle="b")
 
 
 def window_of(home: Path, temp: pa.Array, status: int = 200) -> WindowData:
