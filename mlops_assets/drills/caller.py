@@ -81,13 +81,20 @@ def _count(tally: Tally, path: str, answer: httpx.Response, now: datetime) -> No
 
 
 def _acknowledged(body: dict[str, Any], at: datetime) -> list[Acknowledged]:
-    who = ("model_version", "release", "role")  # of each row where they differ, else of all
-    return [
-        Acknowledged(
-            one["prediction_id"], body["model"], *({**body, **one}[name] for name in who), tuple(outputs_of(one)), at
-        )
-        for one in body.get("predictions", [body])
-    ]
+    return [_of_row({**body, **one}, at) for one in body.get("predictions", [body])]
+
+
+def _of_row(answer: dict[str, Any], at: datetime) -> Acknowledged:
+    """What was said of one row: by whom it was answered is said there where several did, else of all."""
+    return Acknowledged(
+        id=answer["prediction_id"],
+        model=answer["model"],
+        version=answer["model_version"],
+        release=answer["release"],
+        role=answer["role"],
+        output=tuple(outputs_of(answer)),
+        at=at,
+    )
 
 
 def bodies_of(spec: ModelSpec, rows: pd.DataFrame, ids: Sequence[str]) -> list[dict[str, Any]]:
