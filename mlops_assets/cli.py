@@ -15,6 +15,7 @@ from rich.table import Table
 
 import mlops_assets
 from mlops_assets.cli_drill import add_drill_command
+from mlops_assets.cli_keys import add_key_commands
 from mlops_assets.cli_ledger import add_ledger_commands
 from mlops_assets.cli_replay import add_replay_command
 from mlops_assets.cli_scorecard import add_scorecard_command
@@ -327,6 +328,7 @@ add_replay_command(app)
 add_drill_command(app)
 add_scorecard_command(app)
 add_verbs(app)
+add_key_commands(app)
 
 if __name__ == "__main__":
     app()

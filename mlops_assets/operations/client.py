@@ -1,11 +1,20 @@
-"""A client of the prediction service, as thin as HTTP allows."""
+"""A client of the prediction service, as thin as HTTP allows, and what it takes to be let in: a key, and trust in a certificate."""
 
+import os
+import ssl
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from mlops_assets.stores.api_keys import ApiKeyStore
+from mlops_assets.stores.home import Home
+
+KEY_VARIABLE = "MLOPS_API_KEY"
+CERTIFICATE_VARIABLE = "MLOPS_TLS_CERTIFICATE"
 
 
 class ServiceError(RuntimeError):
@@ -13,10 +22,16 @@ class ServiceError(RuntimeError):
 
 
 class PredictionClient:
-    """Asks a running service for predictions and hands it labels, over one kept connection."""
+    """Asks a running service for predictions and hands it labels, over one kept connection.
 
-    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False)
+    Parameters
+    ----------
+    home
+        Whose service it is; that of the environment when None.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 30.0, home: Home | None = None) -> None:
+        self._http = http_client(url, home or Home.from_environment(), timeout_s)
         self.latencies_ms: list[float] = []
 
     def __enter__(self) -> Self:
@@ -59,3 +74,30 @@ class PredictionClient:
             )
         body: dict[str, Any] = answer.json()
         return body
+
+
+def http_client(url: str, home: Home, timeout_s: float) -> httpx.Client:
+    """An HTTP client that the service on this address lets in.
+
+    It shows the key in `$MLOPS_API_KEY`; where that is not set and the service is the home's own, the key that the platform has
+    there. The home's own service is known by its certificate in `$MLOPS_TLS_CERTIFICATE`, whatever name it was reached by.
+    """
+    key, certificate = os.environ.get(KEY_VARIABLE), None
+    if url == home.service_url():
+        key = key or ApiKeyStore(home.root).internal()
+        certificate = os.environ.get(CERTIFICATE_VARIABLE)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    verify = pinned(Path(certificate)) if certificate and url.startswith("https:") else True
+    return httpx.Client(base_url=url, timeout=timeout_s, trust_env=False, headers=headers, verify=verify)
+
+
+def pinned(certificate: Path) -> ssl.SSLContext:
+    """Trust in nobody but the holder of this certificate, the first in a PEM file, so that its names need not be compared."""
+    first = certificate.read_text(encoding="ascii").partition(_END)[0] + _END
+    context = ssl.create_default_context(cadata=first)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+_END = "-----END CERTIFICATE-----"

@@ -14,7 +14,7 @@ from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.core.scoring.degraded import CannotDegrade, constant_output, mask_of
 from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, ScorerError, differences
-from mlops_assets.operations.client import PredictionClient, ServiceError
+from mlops_assets.operations.client import PredictionClient, ServiceError, http_client
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
 from mlops_assets.stores.bundles import Bundle
@@ -41,12 +41,12 @@ def smoke_test(stores: Stores, plan: ReleasePlan) -> SmokeTest:
     # The address may be left of a supervisor that was killed: somebody answers there when a worker still says so.
     serving = url is not None and stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE)
     if plan.retired is not None:
-        return _is_gone(url, plan) if url is not None and serving else SmokeTest(True, "no service runs")
+        return _is_gone(url, stores, plan) if url is not None and serving else SmokeTest(True, "no service runs")
     bundle = stores.bundles.get(plan.champion.bundle)
     manifest, golden = bundle.manifest, GoldenRows.from_json(bundle.files["golden.json"])
     try:
         if url is not None and serving:
-            return _ask_service(url, plan, manifest, golden, _expected(plan, bundle, golden))
+            return _ask_service(url, stores, plan, manifest, golden, _expected(plan, bundle, golden))
         if manifest.uncompiled is not None:
             what = "the bundle is whole, and scikit-learn will answer its golden rows when it is loaded"
             return SmokeTest(True, f"no service runs; {what}")
@@ -65,10 +65,12 @@ def _expected(plan: ReleasePlan, bundle: Bundle, golden: GoldenRows) -> Floats:
     return load_scorer(bundle.manifest, bundle.files).score_rows([mask(row) for row in golden.rows])
 
 
-def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: GoldenRows, expected: Floats) -> SmokeTest:
+def _ask_service(
+    url: str, stores: Stores, plan: ReleasePlan, manifest: Manifest, golden: GoldenRows, expected: Floats
+) -> SmokeTest:
     rows = [{"features": _as_request(manifest, row), "probe": True} for row in golden.rows]
     try:
-        with PredictionClient(url) as client:
+        with PredictionClient(url, home=stores.home) as client:
             answers = client.predict_many(plan.model, rows)
             release = client.predict(plan.model, rows[0])["release"]
     except (ServiceError, httpx.HTTPError) as error:
@@ -81,10 +83,11 @@ def _ask_service(url: str, plan: ReleasePlan, manifest: Manifest, golden: Golden
     )
 
 
-def _is_gone(url: str, plan: ReleasePlan) -> SmokeTest:
+def _is_gone(url: str, stores: Stores, plan: ReleasePlan) -> SmokeTest:
     """Is a model that was retired refused with 410?"""
     try:
-        answer = httpx.post(f"{url}/v1/models/{plan.model}/predict", json={"probe": True}, timeout=30, trust_env=False)
+        with http_client(url, stores.home, timeout_s=30) as client:
+            answer = client.post(f"/v1/models/{plan.model}/predict", json={"probe": True})
     except httpx.HTTPError as error:
         return SmokeTest(False, f"{url}: {error}")
     return SmokeTest(answer.status_code == httpx.codes.GONE, f"{url} answers {answer.status_code} for {plan.model}")

@@ -21,6 +21,7 @@ from types import FrameType
 import httpx
 
 from mlops_assets.operations.bento import SOURCE
+from mlops_assets.operations.client import CERTIFICATE_VARIABLE, pinned
 from mlops_assets.stores.files import make_folder, write_whole
 from mlops_assets.stores.home import ENVIRONMENT_VARIABLE, Home
 from mlops_assets.stores.workers import WorkerState, WorkerStore
@@ -71,7 +72,12 @@ class ServiceOptions:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://{self.host}:{self.port}"
+
+    @property
+    def certificate(self) -> str | None:
+        """The file of the certificate with which the service answers HTTPS; None for HTTP."""
+        return {**os.environ, **self.environment}.get(CERTIFICATE_VARIABLE) or None
 
     @property
     def address(self) -> str:
@@ -142,6 +148,8 @@ def _keep_running(home: Home, options: ServiceOptions, stopping: threading.Event
                 pass
         if stopping.is_set():
             return
+        if service.returncode == os.EX_CONFIG:
+            raise ServiceFailed(f"the service on {options.url} refuses its settings: its output above says why")
         lived = time.monotonic() - started
         quick_deaths = quick_deaths + 1 if lived < options.quick_seconds else 0
         if quick_deaths >= options.max_quick_deaths:
@@ -298,7 +306,8 @@ def _wait_until_ready(home: Home, options: ServiceOptions, timeout: float, failu
     """Wait until the service says so, and as many workers as were asked for have reported."""
     workers = WorkerStore(home.workers)
     deadline = time.monotonic() + timeout
-    with httpx.Client(base_url=options.url, timeout=2.0, trust_env=False) as client:
+    verify = pinned(Path(options.certificate)) if options.certificate else True
+    with httpx.Client(base_url=options.url, timeout=2.0, trust_env=False, verify=verify) as client:
         while not (_is_ready(client) and len(workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE)) >= options.workers):
             if failures:
                 raise failures[0]

@@ -25,6 +25,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 KEY_ID = "mlops.key"
+BODY = "mlops.body"
 
 logger = logging.getLogger("bentoml.mlops_assets.door")
 
@@ -110,7 +111,7 @@ class Door:
         scope[KEY_ID] = key.id
 
     async def body(self, scope: Scope, receive: Receive, types: tuple[bytes, ...] = (b"application/json",)) -> bytes:
-        """The whole body of a request.
+        """The whole body of a request, or what it was turned into where `scope[BODY]` holds that.
 
         Parameters
         ----------
@@ -124,6 +125,9 @@ class Door:
             encoded body, 400 for a length that is no number.
         CallerLeft
         """
+        if BODY in scope:
+            turned_into: bytes = scope[BODY]
+            return turned_into
         limit = self._settings.max_body_bytes
         for name, value in scope["headers"]:
             if name == b"content-length":
