@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mlops_assets
+from mlops_assets.cli_batch import add_batch_command
 from mlops_assets.cli_drill import add_drill_command
 from mlops_assets.cli_keys import add_key_commands
 from mlops_assets.cli_ledger import add_ledger_commands
@@ -329,6 +330,7 @@ add_drill_command(app)
 add_scorecard_command(app)
 add_verbs(app)
 add_key_commands(app)
+add_batch_command(app)
 
 if __name__ == "__main__":
     app()

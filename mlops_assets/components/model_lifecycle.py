@@ -6,6 +6,7 @@ from typing import Self
 import dagster as dg
 from pydantic import BaseModel
 
+from mlops_assets.assets.batch_predictions import batch_predictions_assets
 from mlops_assets.assets.by_hand import jobs_by_hand
 from mlops_assets.assets.data_health import data_health_asset
 from mlops_assets.assets.deployed_bento import deployed_bento_asset
@@ -76,7 +77,7 @@ def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
         executor_def=dg.in_process_executor,
     )
     return dg.Definitions(
-        assets=[*assets, *watching],
+        assets=[*assets, *watching, *batch_predictions_assets(spec)],
         jobs=[lifecycle, monitoring, *jobs_by_hand(spec)],
         schedules=calendar_schedules(spec),
         sensors=[traffic_sensor(spec), watch_sensor(spec), response_sensor(spec), guard_sensor(spec)],

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from sklearn.base import ClassifierMixin
 
 from mlops_assets.core.metrics import METRICS, Task, metrics_of
+from mlops_assets.core.spec.batch import BatchSpec
 from mlops_assets.core.spec.data import FeatureSpec, ImputationSpec, LabelSpec, QualitySpec, SourceSpec
 from mlops_assets.core.spec.declaration import Declaration, mistake
 from mlops_assets.core.spec.gates import ChampionGate, EvaluationSpec, GateSpec, LatencyGate, LimitGate
@@ -40,6 +41,7 @@ class ModelSpec(Declaration):
     release: ReleaseSpec = ReleaseSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
     response: ResponseSpec = ResponseSpec()
+    batch: BatchSpec | None = Field(None, description="a table that is scored in one go; left out: there is none")
     feeds: dict[Identifier, FeedSpec] = Field({}, description="where features come from, by the name that they give")
 
     @property
