@@ -1,6 +1,6 @@
 """The proof that a published plan is what answers, and taking the plan back where it is not."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from mlflow.exceptions import MlflowException
 
@@ -8,7 +8,7 @@ from mlops_assets.core.rollout import Origin, ReleasePlan, reversal
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.smoke import SmokeTest, smoke_test
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.supervise import NotLive, RefusedByWorker, wait_until_live
+from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE, NotLive, RefusedByWorker, wait_until_live
 from mlops_assets.stores.registry import AliasMove
 from mlops_assets.stores.releases import ReleaseConflict
 
@@ -28,10 +28,13 @@ class AliasNotMoved(RuntimeError):
 def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, SmokeTest]:
     """Wait until every live worker has the plan, then ask for golden rows; returns how many workers have it.
 
+    A challenger that comes in with the plan must be loaded by every worker too; one that was on trial before is no reason to take
+    another change back.
+
     Raises
     ------
     DoesNotAnswer
-        When a worker refuses the plan, or an answer is not what the plan says.
+        When a worker refuses the plan or its challenger, or an answer is not what the plan says.
     NotEverywhere
         When the time is up before every worker has it.
     """
@@ -41,10 +44,27 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
         raise DoesNotAnswer(str(error)) from error
     except NotLive as error:
         raise NotEverywhere(str(error)) from error
+    _require_challenger(stores, plan)
     smoke = smoke_test(stores, plan)
     if not smoke.passed:
         raise DoesNotAnswer(smoke.why)
     return workers, smoke
+
+
+def _require_challenger(stores: Stores, plan: ReleasePlan) -> None:
+    """Raises `DoesNotAnswer` where a worker has the plan without the challenger that it brings in."""
+    challenger = plan.challenger
+    if challenger is None:
+        return
+    before = stores.releases.get(plan.model, plan.previous).challenger if plan.previous else None
+    if before is not None and (before.version, before.bundle) == (challenger.version, challenger.bundle):
+        return
+    for worker in stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE):
+        loaded = worker.models.get(plan.model)
+        # A worker's report holds a plan together with all that it has loaded of it.
+        if loaded is not None and loaded.release == plan.release and loaded.challenger is None:
+            why = loaded.refused.get("challenger", "it has not been loaded")
+            raise DoesNotAnswer(f"worker {worker.worker} refuses the challenger, version {challenger.version}: {why}")
 
 
 def take_back(

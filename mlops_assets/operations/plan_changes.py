@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mlops_assets.core.rollout import Origin, ReleasePlan, outcome_of
+from mlops_assets.core.rollout import Origin, ReleasePlan, limited, outcome_of
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.confirm import (
     AliasNotMoved,
@@ -94,6 +94,7 @@ def carry_out(
             raise ChangeRefused(f"{error}") from error
         if plan is None:
             return _finish(spec, stores, history, history[-1], origin, is_new=False, is_ours=False)
+        plan = limited(plan, spec.release.breaker.limits)
         try:
             stores.releases.publish(plan)
         except ReleaseConflict as conflict:

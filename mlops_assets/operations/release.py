@@ -221,6 +221,7 @@ def _new_plan(
         Origin(f"r-{uuid_utils.uuid7()}", reason, decided_by, datetime.now(UTC)),
         model=spec.name,
         salt=secrets.token_hex(8),
+        breaker=spec.release.breaker.limits,
     )
 
 

@@ -16,7 +16,7 @@ from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.feedback import label_records
 from mlops_assets.serving.metrics import RequestMetrics, count_labels
 from mlops_assets.serving.openapi import DOCS_PAGE, openapi_document, request_schema
-from mlops_assets.serving.predict import failure_record, records_and_answer, score
+from mlops_assets.serving.predict import Turn, count_predictions, failure_record, records_and_answer, score
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.state import LiveModel, Snapshot
 from mlops_assets.stores.api_keys import Permission
@@ -35,6 +35,7 @@ _BENTOML_PATHS = frozenset({"/metrics", "/schema.json"})
 _BENTOML_FOLDER = "/static_content/"
 _JSON = b"application/json"
 _NO_HEADERS: tuple[tuple[bytes, bytes], ...] = ()
+_DEBUG = (b"x-mlops-debug", b"1")
 _HTML = b"text/html; charset=utf-8"
 # What a key must be allowed to do, by route; any key opens the others.
 _PERMISSIONS: dict[str, Permission] = {
@@ -43,6 +44,16 @@ _PERMISSIONS: dict[str, Permission] = {
     "openapi": "admin",
     "docs": "admin",
 }
+
+
+class BesideAnswer(msgspec.Struct):
+    """Who is loaded beside a champion, in which place of the plan."""
+
+    place: str
+    role: str
+    version: int
+    bundle: str
+    breaker: str
 
 
 class LiveModelAnswer(msgspec.Struct):
@@ -61,6 +72,9 @@ class LiveModelAnswer(msgspec.Struct):
     compiled: bool
     masked: tuple[str, ...]
     retired: str | None
+    breaker: str
+    beside: list[BesideAnswer]
+    refused: dict[str, str]
 
 
 class LiveModelsAnswer(msgspec.Struct):
@@ -161,11 +175,16 @@ class ServingApp:
         known = model if model in self._runtime.state.snapshot.models else ""
         seconds = time.perf_counter() - started
         self._requests.observe(known, route, status, seconds)
-        if route == "predict":
-            live = scope.get("mlops.live")
-            if live is not None:
-                live.counter.observe(status, seconds)
+        turn: Turn | None = scope.get("mlops.turn")
+        if turn is None:
+            await _send(send, status, body, content_type, headers)
+            return
+        turn.ended(status, seconds)
+        if _DEBUG in scope["headers"] and failure is None:
+            headers = ((b"x-mlops-release", turn.header),)
         await _send(send, status, body, content_type, headers)
+        if turn.shadow is not None and failure is None:
+            self._runtime.shadows.offer(turn.shadow)
 
     async def _answer_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         """BentoML answers those who may ask."""
@@ -178,23 +197,21 @@ class ServingApp:
             await self._inner(scope, receive, send)
 
     async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:
-        retired = self._runtime.state.snapshot.retired
+        snapshot = self._runtime.state.snapshot
+        retired = snapshot.retired
         if retired and model in retired:
             raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
-        live = scope["mlops.live"] = self._live(model)
+        turn = scope["mlops.turn"] = Turn(_live(snapshot, model))
         body = await self._door.body(scope, receive)
         runtime = self._runtime
-        scored = await score(live, body, runtime.settings, runtime.pool)
+        scored = await score(turn, body, runtime.settings, runtime.pool)
         records, answer = records_and_answer(scored, scope["mlops.started"])
         await self._append(records)
-        live.metrics.predictions.inc(len(records))
-        for record in records:
-            if record.imputed or record.out_of_domain:
-                live.metrics.flagged(record.imputed, record.out_of_domain)
+        count_predictions(turn, records)
         return answer
 
     async def _feedback(self, model: str, scope: Scope, receive: Receive) -> bytes:
-        live = self._live(model)
+        live = _live(self._runtime.state.snapshot, model)
         body = await self._door.body(scope, receive)
         records = label_records(live.manifest, body, self._runtime.settings.max_rows)
         await self._append(records)
@@ -207,7 +224,7 @@ class ServingApp:
         return msgspec.json.encode(LiveModelsAnswer(self._runtime.worker, models, dict(snapshot.errors)))
 
     async def _schema(self, model: str, _scope: Scope, _receive: Receive) -> bytes:
-        return msgspec.json.encode(request_schema(self._live(model).manifest))
+        return msgspec.json.encode(request_schema(_live(self._runtime.state.snapshot, model).manifest))
 
     async def _openapi(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
         snapshot = self._runtime.state.snapshot
@@ -222,18 +239,6 @@ class ServingApp:
     async def _unknown(self, _model: str, scope: Scope, _receive: Receive) -> bytes:
         raise Refusal(404, "not_found", "there is no such path: GET /openapi.json lists those there are")
 
-    def _live(self, model: str) -> LiveModel:
-        snapshot = self._runtime.state.snapshot
-        live = snapshot.models.get(model)
-        if live is not None:
-            return live
-        if model in snapshot.errors:
-            message = f"no release of {model} could be loaded yet: {snapshot.errors[model]}"
-            raise Refusal(503, "not_loaded", message, headers=((b"retry-after", b"1"),))
-        if not snapshot.models:
-            raise Refusal(503, "not_loaded", "no model is released yet", headers=((b"retry-after", b"5"),))
-        raise Refusal(404, "unknown_model", f"there is no model {model[:100]!r}: choose from {sorted(snapshot.models)}")
-
     async def _append(self, records: Any) -> None:
         try:
             await self._runtime.append(records)
@@ -244,7 +249,8 @@ class ServingApp:
 
     async def _log_failure(self, model: str, route: str, scope: Scope, refusal: Refusal) -> None:
         """Leave a record of a predict request that got no prediction, where the model is known."""
-        live = scope.get("mlops.live") or self._runtime.state.snapshot.models.get(model)
+        turn: Turn | None = scope.get("mlops.turn")
+        live = self._runtime.state.snapshot.models.get(model) if turn is None else turn.live
         if route != "predict" or live is None or refusal.status in (401, 403, 405, 410):
             return
         try:
@@ -271,6 +277,18 @@ class ServingApp:
         await self._inner(scope, receive_in_step, send)
 
 
+def _live(snapshot: Snapshot, model: str) -> LiveModel:
+    live = snapshot.models.get(model)
+    if live is not None:
+        return live
+    if model in snapshot.errors:
+        message = f"no release of {model} could be loaded yet: {snapshot.errors[model]}"
+        raise Refusal(503, "not_loaded", message, headers=((b"retry-after", b"1"),))
+    if not snapshot.models:
+        raise Refusal(503, "not_loaded", "no model is released yet", headers=((b"retry-after", b"5"),))
+    raise Refusal(404, "unknown_model", f"there is no model {model[:100]!r}: choose from {sorted(snapshot.models)}")
+
+
 def _describe(live: LiveModel) -> LiveModelAnswer:
     manifest, plan = live.manifest, live.plan
     return LiveModelAnswer(
@@ -287,6 +305,12 @@ def _describe(live: LiveModel) -> LiveModelAnswer:
         compiled=manifest.uncompiled is None,
         masked=plan.masked,
         retired=plan.retired,
+        breaker=live.breaker.state,
+        beside=[
+            BesideAnswer(place, one.role, one.manifest.version, one.bundle, one.breaker.state)
+            for place, one in live.beside.loaded.items()
+        ],
+        refused={str(place): why for place, why in live.beside.refused.items()},
     )
 
 

@@ -1,6 +1,7 @@
-"""Keeps a worker's snapshot up to date, in a thread of its own: watches the release pointers, loads, verifies, warms up, swaps.
+"""Keeps a worker's snapshot up to date, in a thread of its own: watches the release pointers, loads, swaps, and reports.
 
 A release that does not verify is refused: what was loaded before stays in service, and the error is reported, counted and logged.
+How a plan becomes verified models is told in `casting.py`.
 """
 
 import logging
@@ -8,25 +9,20 @@ import os
 import socket
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from mlops_assets.core.records import Role
 from mlops_assets.core.rollout import ReleasePlan
-from mlops_assets.core.scoring.degraded import constant_output, require_maskable
-from mlops_assets.core.scoring.domain import DomainIndex
-from mlops_assets.core.scoring.load import verified_scorer
-from mlops_assets.core.service_counts import ServiceCounter
-from mlops_assets.serving.contract import RowContract
-from mlops_assets.serving.metrics import ModelMetrics, count_refused, show_release
+from mlops_assets.serving.casting import cast_champion, with_others
+from mlops_assets.serving.metrics import Loaded, count_refused, show_release
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.state import LiveModel, ServingState, Snapshot
 from mlops_assets.stores.bundles import Bundle, BundleError, BundleStore
 from mlops_assets.stores.releases import ReleaseDamaged, ReleaseStore
-from mlops_assets.stores.workers import LoadedRelease, WorkerState, WorkerStore
+from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState, WorkerStore
 
 logger = logging.getLogger("bentoml.mlops_assets.loader")
 
@@ -106,7 +102,7 @@ class ReleaseLoader:
     def refresh_if_due(self) -> bool:
         """Load what changed since the last look, or try again what was refused. Tells whether anything was done."""
         stamp = self._source.stamp()
-        retry = bool(self._state.snapshot.errors) and time.monotonic() >= self._retry_at
+        retry = self._state.snapshot.lacks_something and time.monotonic() >= self._retry_at
         if stamp == self._seen and not retry:
             return False
         # A pointer that moves while this runs is seen at the next look.
@@ -118,12 +114,7 @@ class ReleaseLoader:
     def report(self) -> None:
         """Tell the worker store what is loaded. The heartbeat of this worker."""
         snapshot = self._state.snapshot
-        loaded = {
-            model: LoadedRelease(
-                live.plan.release, live.manifest.version, live.bundle, live.loaded_at, live.counter.counts()
-            )
-            for model, live in snapshot.models.items()
-        }
+        loaded = {model: _report(live) for model, live in snapshot.models.items()}
         for model, plan in snapshot.retired.items():
             # Out of service is out of service, whether or not its bundle can be loaded.
             if model not in loaded or loaded[model].release != plan.release:
@@ -164,7 +155,12 @@ class ReleaseLoader:
                 plan = self._source.plan(model)
                 if plan.retired is not None:
                     retired[model] = plan
-                live = _load(self._source, plan, former)
+                live = cast_champion(self._source.bundle, plan, former)
+                if live is not former:
+                    # Callers need not wait until those are loaded who are to stand beside it.
+                    models[model] = with_others(None, live, former)
+                    self._state.snapshot = self._meanwhile(models, plan)
+                live = with_others(self._source.bundle, live, former)
             except Exception as error:
                 # Whatever is wrong with a release, the worker must go on answering from the one it has.
                 if model in retired:
@@ -177,11 +173,25 @@ class ReleaseLoader:
                     logger.exception("The release of %s is refused; %s", model, _what_stays(former))
                 continue
             if live is not former:
-                former_version = None if former is None else former.manifest.version
-                show_release(model, live.plan.release, live.manifest.version, former_version)
-                logger.info("%s: release %d, version %d is live", model, live.plan.release, live.manifest.version)
+                self._tell(live, former)
             models[model] = live
         self._state.snapshot = Snapshot(models, errors, retired)
+
+    def _meanwhile(self, models: Mapping[str, LiveModel], plan: ReleasePlan) -> Snapshot:
+        """The current snapshot with these models, one of which has a new plan."""
+        current = self._state.snapshot
+        retired = {name: one for name, one in current.retired.items() if name != plan.model}
+        if plan.retired is not None:
+            retired[plan.model] = plan
+        return Snapshot(dict(models), current.errors, retired)
+
+    @staticmethod
+    def _tell(live: LiveModel, former: LiveModel | None) -> None:
+        """Show what has changed of a model."""
+        model, release = live.manifest.model, live.plan.release
+        show_release(model, release, _loaded(live), _loaded(former))
+        if former is None or former.plan != live.plan:
+            logger.info("%s: release %d, version %d is live", model, release, live.manifest.version)
 
 
 def _carried_plan(file: Path) -> ReleasePlan:
@@ -191,52 +201,33 @@ def _carried_plan(file: Path) -> ReleasePlan:
         raise ReleaseDamaged(f"{file} is not a release plan ({error}): build the Bento again") from error
 
 
-def _load(source: ReleaseSource, plan: ReleasePlan, former: LiveModel | None) -> LiveModel:
-    if former is not None and former.plan == plan:
-        return former
-    if former is None or former.plan.champion != plan.champion:
-        return _as_planned(_loaded(source, plan), plan)
-    return _as_planned(former, plan)
+def _loaded(live: LiveModel | None) -> set[Loaded]:
+    if live is None:
+        return set()
+    return {(one.manifest.version, one.role) for one in (live, *live.beside.loaded.values())}
 
 
-def _loaded(source: ReleaseSource, plan: ReleasePlan) -> LiveModel:
-    bundle = source.bundle(plan.champion.bundle)
-    manifest = bundle.manifest
-    if (manifest.model, manifest.version) != (plan.model, plan.champion.version):
-        raise BundleError(
-            f"release {plan.release} of {plan.model} names version {plan.champion.version}, but bundle {bundle.id} "
-            f"holds {manifest.model} version {manifest.version}"
-        )
-    scorer, golden = verified_scorer(manifest, bundle.files)
-    return LiveModel(
-        plan=plan,
-        bundle=bundle.id,
-        manifest=manifest,
-        contract=RowContract(manifest),
-        domain=DomainIndex(manifest.features, manifest.imputation),
-        scorer=scorer,
-        golden=golden,
-        metrics=ModelMetrics(manifest.model, manifest.version, "champion", scorer.features),
-        loaded_at=datetime.now(UTC),
+def _report(live: LiveModel) -> LoadedRelease:
+    others = {place: _report_beside(one) for place, one in live.beside.loaded.items()}
+    return LoadedRelease(
+        live.plan.release,
+        live.manifest.version,
+        live.bundle,
+        live.loaded_at,
+        live.counter.counts(),
+        _report_breaker(live),
+        **others,
+        refused={str(place): why for place, why in live.beside.refused.items()},
     )
 
 
-def _as_planned(live: LiveModel, plan: ReleasePlan) -> LiveModel:
-    """The loaded model, answering as the plan says. Raises `CannotDegrade` for what the plan asks and the model cannot do."""
-    manifest = live.manifest
-    mask = require_maskable(manifest, live.scorer, plan.masked, live.golden.rows) if plan.masked else None
-    constant = list(constant_output(manifest, plan.fallback_value)) if plan.fallen_back else None
-    role: Role = "fallback" if plan.fallen_back else "champion"
-    return replace(
-        live,
-        plan=plan,
-        role=role,
-        mask=mask,
-        constant=constant,
-        metrics=ModelMetrics(manifest.model, manifest.version, role, live.scorer.features),
-        loaded_at=datetime.now(UTC),
-        counter=ServiceCounter(),
-    )
+def _report_beside(live: LiveModel) -> LoadedVersion:
+    return LoadedVersion(live.manifest.version, live.bundle, live.role, live.counter.counts(), _report_breaker(live))
+
+
+def _report_breaker(live: LiveModel) -> BreakerReport:
+    breaker = live.breaker
+    return BreakerReport(breaker.state, breaker.trips, breaker.reason)
 
 
 def _what_stays(former: LiveModel | None) -> str:

@@ -6,10 +6,17 @@ multiprocess mode, which BentoML sets up; gauges carry the worker's pid.
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
+
+from mlops_assets.core.records import Role
+from mlops_assets.serving.breaker import Breaker, State
+
+Loaded = tuple[int, Role]
+_STATES: dict[State, int] = {"closed": 0, "half-open": 1, "open": 2}
 
 _BUCKETS_SECONDS = (
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0,
@@ -28,6 +35,17 @@ _LOG_FAILURES = Counter("mlops_log_failures", "Records that could not be written
 _INFO = Gauge(
     "mlops_model_info", "1 for what a worker answers from", ["model", "version", "role"], multiprocess_mode="liveall"
 )
+_FAILURES = Counter(
+    "mlops_scoring_failures", "Requests put to a version that it failed, whoever answered", ["model", "version", "role"]
+)
+_SHADOW_DROPPED = Counter("mlops_shadow_dropped_rows", "Rows that were not scored in shadow", ["model", "reason"])
+_BREAKER = Gauge(
+    "mlops_breaker_state",
+    "0 while a version is asked, 1 while it is tried again, 2 while it is not asked",
+    ["model", "version"],
+    multiprocess_mode="liveall",
+)
+_TRIPS = Counter("mlops_breaker_trips", "How often a version was not asked any more", ["model", "version"])
 _RELEASE = Gauge("mlops_model_release", "Release that a worker answers from", ["model"], multiprocess_mode="liveall")
 
 
@@ -36,6 +54,7 @@ class ModelMetrics:
 
     def __init__(self, model: str, version: int, role: str, features: tuple[str, ...]):
         self.predictions = _PREDICTIONS.labels(model, str(version), role)
+        self.failures = _FAILURES.labels(model, str(version), role)
         self._imputed = {name: _IMPUTED.labels(model, name) for name in features}
         self._out_of_domain = {name: _OUT_OF_DOMAIN.labels(model, name) for name in features}
 
@@ -44,6 +63,30 @@ class ModelMetrics:
             self._imputed[name].inc()
         for name in out_of_domain:
             self._out_of_domain[name].inc()
+
+
+class ShadowMetrics:
+    """What of one model was not scored in shadow."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def dropped(self, reason: str, rows: int) -> None:
+        _SHADOW_DROPPED.labels(self._model, reason).inc(rows)
+
+
+class BreakerMetrics:
+    """The state of one version's breaker, shown whenever it changes."""
+
+    def __init__(self, model: str, version: int) -> None:
+        self._state = _BREAKER.labels(model, str(version))
+        self._trips = _TRIPS.labels(model, str(version))
+        self._state.set(0)
+
+    def show(self, breaker: Breaker) -> None:
+        self._state.set(_STATES[breaker.state])
+        if breaker.state == "open":
+            self._trips.inc()
 
 
 class RequestMetrics:
@@ -77,11 +120,12 @@ def count_log_failure() -> None:
     _LOG_FAILURES.inc()
 
 
-def show_release(model: str, release: int, version: int, former_version: int | None) -> None:
-    """Say which release a worker now answers from; the former version's line goes to 0."""
-    if former_version is not None and former_version != version:
-        _INFO.labels(model, str(former_version), "champion").set(0)
-    _INFO.labels(model, str(version), "champion").set(1)
+def show_release(model: str, release: int, loaded: Collection[Loaded], former: Collection[Loaded]) -> None:
+    """Say which release a worker now answers from, and who is loaded in which role; the lines of those that went go to 0."""
+    for version, role in set(former) - set(loaded):
+        _INFO.labels(model, str(version), role).set(0)
+    for version, role in loaded:
+        _INFO.labels(model, str(version), role).set(1)
     _RELEASE.labels(model).set(release)
 
 

@@ -14,6 +14,7 @@ from mlops_assets.core.records import Record
 from mlops_assets.serving.loader import ReleaseLoader, ReleaseSource
 from mlops_assets.serving.metrics import count_log_failure, forget_dead_workers
 from mlops_assets.serving.settings import ServingSettings
+from mlops_assets.serving.shadow import ShadowQueue
 from mlops_assets.serving.state import ServingState
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.prediction_log import LogError, LogWriter, PredictionLog
@@ -41,6 +42,7 @@ class ServingRuntime:
         self.pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scoring")
         source = ReleaseSource(ReleaseStore(home.releases), BundleStore(home.bundles), carried)
         self._loader = ReleaseLoader(source, WorkerStore(home.workers), self.state, settings)
+        self.shadows = ShadowQueue(self.append)
         self._log: LogWriter | None = None
         self._housekeeping: asyncio.Task[None] | None = None
 
@@ -52,11 +54,13 @@ class ServingRuntime:
         """Settle what dead workers left, open the log, load what is released. Raises when the home cannot be written to."""
         await asyncio.to_thread(self._open)
         self._housekeeping = asyncio.create_task(self._keep_house())
+        self.shadows.start()
         # What is loaded by now stays: the collector need not walk it again while requests wait.
         gc.collect()
         gc.freeze()
 
     async def stop(self) -> None:
+        await self.shadows.stop()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -4,9 +4,11 @@ import os
 import socket
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from mlops_assets.core.records import Role
 from mlops_assets.core.service_counts import ServiceCounts
 from mlops_assets.stores.files import PLAIN_NAME, TEMPORARY, make_folder, write_whole
 
@@ -15,14 +17,56 @@ class WorkerError(RuntimeError):
     """A worker's report that cannot be read."""
 
 
+class BreakerReport(msgspec.Struct, frozen=True):
+    """Whether a worker asks a version at the moment, how often it has ceased to, and why the last time."""
+
+    state: Literal["closed", "open", "half-open"] = "closed"
+    trips: int = 0
+    reason: str | None = None
+
+
+class LoadedVersion(msgspec.Struct, frozen=True):
+    """A version that is loaded beside the champion, and how it has done in this worker in that role since the release.
+
+    Attributes
+    ----------
+    counts
+        Of what was put to it. In shadow the latency is the one that the request would have had with it.
+    """
+
+    version: int
+    bundle: str
+    role: Role
+    counts: ServiceCounts = ServiceCounts()
+    breaker: BreakerReport = BreakerReport()
+
+
 class LoadedRelease(msgspec.Struct):
-    """The release of a model that a worker answers from, its champion, and how it has done in this worker since."""
+    """The release of a model that a worker answers from, its champion, and how it has done in this worker since.
+
+    Attributes
+    ----------
+    counts
+        Of what was put to the champion. A request that it failed counts as failed, also where another answered.
+    challenger, standby, last_good
+        Who is loaded beside it; None where the plan names nobody, or its bundle could not be loaded.
+    fallback
+        Of the constant in the champion's place; None where there is no constant.
+    refused
+        Why somebody whom the plan names is not loaded, by his place in it.
+    """
 
     release: int
     version: int
     bundle: str
     loaded_at: datetime
     counts: ServiceCounts = ServiceCounts()
+    breaker: BreakerReport = BreakerReport()
+    challenger: LoadedVersion | None = None
+    standby: LoadedVersion | None = None
+    last_good: LoadedVersion | None = None
+    fallback: LoadedVersion | None = None
+    refused: dict[str, str] = {}
 
 
 class WorkerState(msgspec.Struct):

@@ -204,4 +204,6 @@ def test_the_limits_of_the_breaker_go_from_plan_to_plan_until_others_are_declare
     assert promoted(first, entrant(6), UNTIL, origin()).breaker == limits
     assert promote(first, 6).breaker == limits
     assert msgspec.json.decode(msgspec.json.encode(first), type=ReleasePlan) == first
-    assert b"breaker" not in msgspec.json.encode(two())
+    again = promotion(first, entrant(6), origin(), model="delay", salt="s", breaker=BreakerLimits())
+    assert again.breaker is None
+    assert b"breaker" not in msgspec.json.encode(again), "what says nothing new is read by older programs"

@@ -56,6 +56,15 @@ class AppUnderTest:
     def predict(self, features: dict[str, Any], model: str = "delay", **extra: Any) -> httpx.Response:
         return self.post(f"/v1/models/{model}/predict", {"features": features, **extra})
 
+    def shadowed(self) -> None:
+        """Let everything be scored in shadow that waits for it."""
+
+        async def settle() -> None:
+            while self.runtime.shadows.rows:
+                await asyncio.sleep(0.001)
+
+        self._runner.run(settle())
+
     def records(self) -> list[Record]:
         return list(PredictionLog(self.home.prediction_log).records())
 

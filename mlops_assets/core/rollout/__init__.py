@@ -17,6 +17,7 @@ from mlops_assets.core.rollout.routing import Split, answers_with_challenger
 from mlops_assets.core.rollout.steps import (
     falling_back,
     forcing,
+    limited,
     masking,
     promotion,
     recovering,
@@ -40,6 +41,7 @@ __all__ = [
     "falling_back",
     "forcing",
     "former_champions",
+    "limited",
     "masking",
     "outcome_of",
     "promoted",

@@ -40,7 +40,7 @@ def promotion(
     withdrawn = () if current is None else current.withdrawn
     require_not_withdrawn(model, withdrawn, champion.release)
     previous = 0 if current is None else current.release
-    return ReleasePlan(
+    made = ReleasePlan(
         model=model,
         release=previous + 1,
         previous=previous,
@@ -57,8 +57,14 @@ def promotion(
         decided_at=origin.decided_at,
         as_of=champion.as_of,
         masked=() if current is None else still_known(current.masked, champion.features),
-        breaker=breaker or (None if current is None else current.breaker),
+        breaker=None if current is None else current.breaker,
     )
+    return made if breaker is None else limited(made, breaker)
+
+
+def limited(plan: ReleasePlan, breaker: BreakerLimits) -> ReleasePlan:
+    """The same plan with these limits; the defaults are not written down, so that older programs read it."""
+    return msgspec.structs.replace(plan, breaker=None if breaker == BreakerLimits() else breaker)
 
 
 def forcing(plan: ReleasePlan, champion: Entrant, origin: Origin) -> ReleasePlan:

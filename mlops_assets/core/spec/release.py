@@ -40,9 +40,9 @@ class BreakerSpec(Declaration):
         return self
 
     @property
-    def limits(self) -> BreakerLimits | None:
-        """As a release plan carries them; None where nothing but the defaults is declared."""
-        limits = BreakerLimits(
+    def limits(self) -> BreakerLimits:
+        """As a release plan carries them."""
+        return BreakerLimits(
             failed=self.failed,
             slow=self.slow,
             latency_ms=self.latency_ms,
@@ -51,7 +51,6 @@ class BreakerSpec(Declaration):
             open_s=self.open_for.total_seconds(),
             probes=self.probes,
         )
-        return None if limits == BreakerLimits() else limits
 
 
 class ReleaseSpec(Declaration):

@@ -1,0 +1,184 @@
+"""Scoring a challenger beside the champion, after the reply: what it would have answered goes to the log and to nobody else.
+
+It can neither delay nor fail an answer: it waits in a bounded queue, and what finds the queue full is dropped and counted.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from mlops_assets.core.records import SHADOW, PredictionRecord, Record
+from mlops_assets.core.scoring.scorer import ScorerError
+from mlops_assets.serving.contract import RawRow
+from mlops_assets.serving.metrics import ShadowMetrics
+from mlops_assets.serving.scoring import Block, VersionFailed, put_to
+from mlops_assets.serving.state import LiveModel
+from mlops_assets.stores.prediction_log import LogError
+
+logger = logging.getLogger("bentoml.mlops_assets.shadow")
+
+MOST_ROWS = 10_000
+_JOBS_AT_ONCE = 8  # before requests that came meanwhile are looked at
+_DRAIN_SECONDS = 2.0
+
+
+class ShadowJob(msgspec.Struct):
+    """Rows that were answered and are scored by a challenger too.
+
+    Attributes
+    ----------
+    records
+        Of the answers, as they were logged.
+    rows
+        As received, in the order of the champion's contract.
+    rest_s
+        Seconds of the request that were not spent on scoring: with its own scoring, the latency that the challenger would have had.
+    """
+
+    challenger: LiveModel
+    records: list[PredictionRecord]
+    rows: list[RawRow]
+    rest_s: float = 0.0
+
+
+class ShadowQueue:
+    """One worker's queue. Everything but slow scoring happens on the event loop, between requests.
+
+    Parameters
+    ----------
+    append
+        Writes records to the log; raises `LogError`, which costs the shadow and nothing else.
+    most_rows
+        That may wait at a time.
+    """
+
+    def __init__(self, append: Callable[[Sequence[Record]], Awaitable[None]], most_rows: int = MOST_ROWS) -> None:
+        self._append = append
+        self._most_rows = most_rows
+        self._waiting: deque[ShadowJob] = deque()
+        self._rows = 0
+        self._wake = asyncio.Event()
+        self._metrics: dict[str, ShadowMetrics] = {}
+        self._task: asyncio.Task[None] | None = None
+        # Of its own, so that a slow challenger never stands in the way of an answer.
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shadow")
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait."""
+        return self._rows
+
+    def start(self) -> None:
+        """Begin to score what is offered. Called on the event loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Score what waits, as far as that is done soon; the rest is dropped and counted."""
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_SECONDS):
+                    while self._rows:
+                        await asyncio.sleep(0.005)
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for job in self._waiting:
+            self._drop(job, "stopped")
+        self._waiting.clear()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def offer(self, job: ShadowJob) -> None:
+        """Take a request's rows, unless too many wait already."""
+        if self._rows + len(job.rows) > self._most_rows:
+            self._drop(job, "full")
+            return
+        self._waiting.append(job)
+        self._rows += len(job.rows)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            done = 0
+            while self._waiting:
+                job = self._waiting.popleft()
+                try:
+                    await self._score(job)
+                except Exception:
+                    # The edge of a task that nobody waits for: the next request is shadowed all the same.
+                    logger.exception("A shadow could not be scored or recorded")
+                    self._drop(job, "error")
+                finally:
+                    self._rows -= len(job.rows)
+                done += 1
+                if done % _JOBS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+    async def _score(self, job: ShadowJob) -> None:
+        live = job.challenger
+        if not (live.breaker.is_closed or live.breaker.admits()):
+            self._drop(job, "breaker")
+            return
+        try:
+            block = await put_to(live, job.rows, self._pool)
+        except VersionFailed as failure:
+            live.failed(failure.trouble)
+            records = _failed(job, str(failure))
+        except ScorerError as error:
+            # The champion answered these very rows: no caller is at fault.
+            live.failed("error")
+            records = _failed(job, f"{live.who}: {error}")
+        else:
+            live.counter.observe(200, job.rest_s + block.seconds)
+            live.metrics.predictions.inc(len(job.rows))
+            records = _scored(job, block)
+        try:
+            await self._append(records)
+        except LogError as error:
+            logger.error("What was scored in shadow is not on record: %s", error)
+            self._drop(job, "not logged")
+
+    def _drop(self, job: ShadowJob, why: str) -> None:
+        model = job.challenger.manifest.model
+        if model not in self._metrics:
+            self._metrics[model] = ShadowMetrics(model)
+        self._metrics[model].dropped(why, len(job.rows))
+
+
+def _scored(job: ShadowJob, block: Block) -> list[PredictionRecord]:
+    live, latency_ms = block.live, (job.rest_s + block.seconds) * 1e3
+    records = []
+    for record, row, used, output in zip(job.records, block.rows, block.used, block.outputs, strict=True):
+        imputed, out_of_domain = live.domain.flags(used)
+        records.append(
+            msgspec.structs.replace(
+                _of(record, live),
+                features=row,
+                imputed=imputed,
+                out_of_domain=out_of_domain,
+                output=tuple(output),
+                latency_ms=latency_ms,
+            )
+        )
+    return records
+
+
+def _failed(job: ShadowJob, why: str) -> list[PredictionRecord]:
+    nothing = {"features": (), "imputed": (), "out_of_domain": (), "output": ()}
+    return [
+        msgspec.structs.replace(
+            _of(record, job.challenger), **nothing, latency_ms=job.rest_s * 1e3, status=500, error=why[:500]
+        )
+        for record in job.records
+    ]
+
+
+def _of(record: PredictionRecord, live: LiveModel) -> PredictionRecord:
+    """The record of the answer as that of this version in shadow; its values are still the answer's."""
+    return msgspec.structs.replace(record, version=live.manifest.version, bundle=live.bundle, role=SHADOW, error=None)
