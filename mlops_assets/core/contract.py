@@ -24,6 +24,7 @@ def _contract(feature: FeatureSpec, values: pd.Series) -> FeatureContract:
         feature.maximum,
         levels,
         feature.nullable,
+        feature.domain == "closed",
     )
 
 

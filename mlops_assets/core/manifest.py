@@ -15,7 +15,8 @@ class FeatureContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input as the service must receive it, in the order of the model's features.
 
     `levels` are the known levels of a category (declared, or seen in training); a value outside them or outside
-    `minimum`..`maximum` is scored and flagged, never refused. A missing value is refused only where `nullable` is false.
+    `minimum`..`maximum` is scored and flagged, or refused where the domain is `closed`, as it is put into quarantine offline. A
+    missing value is refused only where `nullable` is false.
     """
 
     name: str
@@ -26,6 +27,7 @@ class FeatureContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maximum: float | None = None
     levels: tuple[str, ...] | None = None
     nullable: bool = True
+    closed: bool = False
 
 
 class ImputedFeature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from mlops_assets.serving.door import KEY_ID, CallerLeft, Door
+from mlops_assets.serving import v2
+from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.feedback import label_records
 from mlops_assets.serving.metrics import RequestMetrics, count_labels
@@ -40,10 +41,15 @@ _HTML = b"text/html; charset=utf-8"
 # What a key must be allowed to do, by route; any key opens the others.
 _PERMISSIONS: dict[str, Permission] = {
     "predict": "predict",
+    "infer": "predict",
     "feedback": "feedback",
     "openapi": "admin",
     "docs": "admin",
 }
+_OPEN_ROUTES = frozenset({"v2-live", "v2-ready"})
+_PREDICTING = frozenset({"predict", "infer"})
+_POSTED = frozenset({"predict", "infer", "feedback"})
+_OCTETS = b"application/octet-stream"
 
 
 class BesideAnswer(msgspec.Struct):
@@ -127,6 +133,8 @@ class ServingApp:
         if path == "/readyz" and not state.snapshot.is_ready:
             body = Refusal(503, "not_ready", f"no model could be loaded: {dict(state.snapshot.errors)}").body
             await _send(send, 503, body, _JSON, ((b"retry-after", b"1"),))
+        elif path == "/v2" or path.startswith("/v2/"):
+            await self._v2(path, scope, receive, send)
         elif path in _PROBES:
             await self._inner(scope, receive, send)
         elif path in _BENTOML_PATHS or path.startswith(_BENTOML_FOLDER):
@@ -144,6 +152,21 @@ class ServingApp:
         else:
             await self._answer("", "unknown", self._unknown, scope, receive, send)
 
+    async def _v2(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """The Open Inference Protocol; what its parts mean is told in `v2.py`."""
+        target = v2.target(path)
+        if target is not None:
+            scope["mlops.target"] = target
+            handle = self._infer if target.what == "infer" else self._v2_model
+            route = "infer" if target.what == "infer" else "v2-model"
+            await self._answer(target.model, route, handle, scope, receive, send)
+        elif path == "/v2":
+            await self._answer("", "v2-server", self._v2_server, scope, receive, send)
+        elif path in ("/v2/health/live", "/v2/health/ready"):
+            await self._answer("", f"v2-{path[11:]}", self._v2_health, scope, receive, send)
+        else:
+            await self._answer("", "unknown", self._unknown, scope, receive, send)
+
     async def _answer(
         self,
         model: str,
@@ -157,8 +180,9 @@ class ServingApp:
         started = scope["mlops.started"] = time.perf_counter()
         failure: Refusal | None = None
         try:
-            self._door.admit(scope, _PERMISSIONS.get(route))
-            _require_method(scope, "POST" if route in ("predict", "feedback") else "GET")
+            if route not in _OPEN_ROUTES:
+                self._door.admit(scope, _PERMISSIONS.get(route))
+            _require_method(scope, "POST" if route in _POSTED else "GET")
             body = await handle(model, scope, receive)
         except CallerLeft:
             return
@@ -171,7 +195,11 @@ class ServingApp:
         status, content_type, headers = 200, _HTML if route == "docs" else _JSON, _NO_HEADERS
         if failure is not None:
             status, body, content_type, headers = failure.status, failure.body, _JSON, failure.headers
+            if scope["path"].startswith("/v2"):
+                body = v2.error_body(failure)
             await self._log_failure(model, route, scope, failure)
+        elif "mlops.json_size" in scope:
+            content_type, headers = _OCTETS, ((v2.JSON_SIZE_HEADER, b"%d" % scope["mlops.json_size"]),)
         known = model if model in self._runtime.state.snapshot.models else ""
         seconds = time.perf_counter() - started
         self._requests.observe(known, route, status, seconds)
@@ -181,7 +209,7 @@ class ServingApp:
             return
         turn.ended(status, seconds)
         if _DEBUG in scope["headers"] and failure is None:
-            headers = ((b"x-mlops-release", turn.header),)
+            headers = (*headers, (b"x-mlops-release", turn.header))
         await _send(send, status, body, content_type, headers)
         if turn.shadow is not None and failure is None:
             self._runtime.shadows.offer(turn.shadow)
@@ -229,12 +257,52 @@ class ServingApp:
     async def _openapi(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
         snapshot = self._runtime.state.snapshot
         if self._documents is None or self._documents[0] is not snapshot:
-            document = openapi_document([live.manifest for _, live in sorted(snapshot.models.items())])
+            manifests = [live.manifest for _, live in sorted(snapshot.models.items())]
+            document = openapi_document(manifests, keys=self._runtime.settings.auth == "keys")
             self._documents = (snapshot, msgspec.json.encode(document))
         return self._documents[1]
 
     async def _docs(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
         return DOCS_PAGE
+
+    async def _infer(self, model: str, scope: Scope, receive: Receive) -> bytes:
+        body = await self._door.body(scope, receive, v2.MEDIA_TYPES)
+        live = self._of_version(model, scope)
+        size = v2.json_size(scope["headers"])
+        inference = v2.read_inference(live.manifest, body, size, self._runtime.settings.max_rows)
+        scope[BODY] = inference.predict
+        answer = await self._predict(model, scope, receive)
+        answer, json_size = v2.answer_inference(live.manifest, inference, answer)
+        if json_size is not None:
+            scope["mlops.json_size"] = json_size
+        return answer
+
+    async def _v2_model(self, model: str, scope: Scope, _receive: Receive) -> bytes:
+        live = self._of_version(model, scope)
+        if scope["mlops.target"].what == "ready":
+            return msgspec.json.encode({"name": model, "ready": True})
+        return msgspec.json.encode(v2.model_metadata(live.manifest))
+
+    async def _v2_server(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
+        return v2.server_metadata()
+
+    async def _v2_health(self, _model: str, scope: Scope, _receive: Receive) -> bytes:
+        if scope["path"].endswith("/live"):
+            return b'{"live":true}'
+        if not self._runtime.state.snapshot.is_ready:
+            raise Refusal(503, "not_ready", "no model could be loaded", headers=((b"retry-after", b"1"),))
+        return b'{"ready":true}'
+
+    def _of_version(self, model: str, scope: Scope) -> LiveModel:
+        """The model that a path of the protocol names, in the version that is in service. Raises `Refusal`."""
+        snapshot, version = self._runtime.state.snapshot, scope["mlops.target"].version
+        if model in snapshot.retired:
+            raise Refusal(410, "retired", f"{model} is out of service: {snapshot.retired[model].retired}")
+        live = _live(snapshot, model)
+        if version is not None and version != str(live.manifest.version):
+            message = f"version {version[:20]!r} of {model} is not in service: version {live.manifest.version} is"
+            raise Refusal(404, "unknown_version", message)
+        return live
 
     async def _unknown(self, _model: str, scope: Scope, _receive: Receive) -> bytes:
         raise Refusal(404, "not_found", "there is no such path: GET /openapi.json lists those there are")
@@ -251,7 +319,7 @@ class ServingApp:
         """Leave a record of a predict request that got no prediction, where the model is known."""
         turn: Turn | None = scope.get("mlops.turn")
         live = self._runtime.state.snapshot.models.get(model) if turn is None else turn.live
-        if route != "predict" or live is None or refusal.status in (401, 403, 405, 410):
+        if route not in _PREDICTING or live is None or refusal.status in (401, 403, 405, 410):
             return
         try:
             await self._runtime.append([failure_record(live, refusal.status, str(refusal), scope["mlops.started"])])

@@ -1,12 +1,13 @@
 """What a request must look like: typed decoders made from a model's manifest, and errors that name the field.
 
-Only the form of a value is judged here. Whether it is in the model's known domain is flagged in `core`, never refused.
+A value outside of a closed domain is refused, as `core/schema.py` puts it into quarantine offline. One outside of an open domain is
+flagged in `core`, and never refused.
 """
 
 import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -149,8 +150,15 @@ _TYPES: dict[str, Any] = {"number": float, "integer": float, "boolean": bool, "c
 
 
 def _field(position: int, feature: FeatureContract) -> tuple[str, Any] | tuple[str, Any, Any]:
-    kind = _TYPES[feature.type]
+    kind = _closed(feature) if feature.closed else _TYPES[feature.type]
     return (f"f{position}", kind | None, None) if feature.nullable else (f"f{position}", kind)
+
+
+def _closed(feature: FeatureContract) -> Any:
+    """The type that holds the values of a closed domain and no others."""
+    if feature.type in ("number", "integer"):
+        return Annotated[float, msgspec.Meta(ge=feature.minimum, le=feature.maximum)]
+    return Literal[feature.levels] if feature.levels is not None else _TYPES[feature.type]
 
 
 def _require_distinct_ids(items: list[Any]) -> None:

@@ -3,6 +3,8 @@
 from typing import Any
 
 from mlops_assets.core.manifest import FeatureContract, Manifest
+from mlops_assets.serving.openapi_parts import POST_FAILURES, failures
+from mlops_assets.serving.openapi_v2 import V2_SCHEMAS, V2_SERVER_PATHS, v2_paths
 
 DOCS_PAGE = b"""<!DOCTYPE html>
 <html lang="en">
@@ -29,7 +31,7 @@ _JSON_TYPES = {"number": "number", "integer": "integer", "boolean": "boolean", "
 def request_schema(manifest: Manifest) -> dict[str, Any]:
     """JSON Schema of a predict request: one row, or `rows` with many.
 
-    Known ranges and levels appear as `x-` keywords, since a value outside them is answered and flagged, not refused.
+    Known ranges and levels appear as `x-` keywords where the domain is open, since a value outside it is answered and flagged.
     """
     row = _row_schema(manifest)
     return {
@@ -40,10 +42,16 @@ def request_schema(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def openapi_document(manifests: list[Manifest]) -> dict[str, Any]:
-    """OpenAPI 3.1 of the service with these models loaded."""
+def openapi_document(manifests: list[Manifest], *, keys: bool = False) -> dict[str, Any]:
+    """OpenAPI 3.1 of the service with these models loaded.
+
+    Parameters
+    ----------
+    keys
+        Whether callers must show an API key.
+    """
     paths: dict[str, Any] = {"/v1/models": _get("Which models answer, since when, from which release", ["models"])}
-    schemas: dict[str, Any] = {"Error": _ERROR}
+    schemas: dict[str, Any] = {"Error": _ERROR, **V2_SCHEMAS}
     for manifest in manifests:
         model = manifest.model
         schemas[f"{model}.Row"] = _row_schema(manifest)
@@ -56,18 +64,25 @@ def openapi_document(manifests: list[Manifest]) -> dict[str, Any]:
             f"Report the truth about {manifest.label}, or another named value", model, f"{model}.Label", "labels", None
         )
         paths[f"/v1/models/{model}/schema"] = _get("JSON Schema of the input", [model])
+        paths |= v2_paths(manifest)
     for path, summary in (
         ("/livez", "Is the process alive?"),
         ("/readyz", "Can it answer?"),
         ("/metrics", "Prometheus metrics"),
     ):
         paths[path] = _get(summary, ["operation"], "text/plain")
+    paths |= V2_SERVER_PATHS
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "mlops-assets predictions", "version": "1"},
         "servers": [{"url": "."}],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, **({"securitySchemes": schemes} if keys else {})},
+        **({"security": [{name: []} for name in schemes]} if keys else {}),
     }
 
 
@@ -94,14 +109,24 @@ def _row_schema(manifest: Manifest) -> dict[str, Any]:
 
 def _feature_schema(feature: FeatureContract, manifest: Manifest) -> dict[str, Any]:
     kind = _JSON_TYPES[feature.type]
-    known = {"minimum": feature.minimum, "maximum": feature.maximum, "levels": feature.levels}
     return {
         "type": [kind, "null"] if feature.nullable else kind,
         **({"description": feature.description} if feature.description else {}),
         **({"x-unit": feature.unit} if feature.unit else {}),
-        **{f"x-known-{name}": value for name, value in known.items() if value is not None},
+        **{f"{_prefix(feature)}{name}": value for name, value in _limits(feature).items() if value is not None},
         "x-missing": manifest.imputation[feature.name].strategy,
     }
+
+
+def _limits(feature: FeatureContract) -> dict[str, Any]:
+    if not feature.closed:
+        return {"minimum": feature.minimum, "maximum": feature.maximum, "levels": feature.levels}
+    levels = None if feature.levels is None else [*feature.levels, *([None] if feature.nullable else [])]
+    return {"minimum": feature.minimum, "maximum": feature.maximum, "enum": levels}
+
+
+def _prefix(feature: FeatureContract) -> str:
+    return "" if feature.closed else "x-known-"
 
 
 def _prediction_schema(manifest: Manifest) -> dict[str, Any]:
@@ -112,6 +137,7 @@ def _prediction_schema(manifest: Manifest) -> dict[str, Any]:
         "model_version": {"type": "integer"},
         "release": {"type": "integer"},
         "role": {"type": "string"},
+        "degraded": {"type": "boolean", "description": "said when neither champion nor challenger answered"},
         "prediction": {"enum": list(manifest.classes)} if manifest.classes else {"type": "number"},
         "imputed": names,
         "out_of_domain": names,
@@ -163,30 +189,19 @@ def _post(summary: str, model: str, request: str, key: str, answer: str | None) 
     accepted = {"type": "object", "properties": {"accepted": {"type": "integer"}}}
     one = {"$ref": f"#/components/schemas/{answer}"}
     reply = accepted if answer is None else {"anyOf": [one, _many("predictions", one)]}
-    failures = {
-        status: {"description": text, **_content({"$ref": "#/components/schemas/Error"})}
-        for status, text in (
-            ("400", "Malformed"),
-            ("410", "Retired"),
-            ("413", "Too large"),
-            ("422", "Does not fit the contract"),
-            ("503", "Not now"),
-        )
-    }
     return {
         "post": {
             "summary": summary,
             "tags": [model],
             "requestBody": {"required": True, **_content({"anyOf": [row, _many(key, row)]})},
-            "responses": {"200": {"description": "Logged and answered", **_content(reply)}, **failures},
+            "responses": {"200": {"description": "Logged and answered", **_content(reply)}, **failures(*POST_FAILURES)},
         }
     }
 
 
 def _get(summary: str, tags: list[str], media: str = "application/json") -> dict[str, Any]:
-    return {
-        "get": {"summary": summary, "tags": tags, "responses": {"200": {"description": "OK", "content": {media: {}}}}}
-    }
+    responses = {"200": {"description": "OK", "content": {media: {}}}, **failures("401", "403", "405", "503")}
+    return {"get": {"summary": summary, "tags": tags, "responses": responses}}
 
 
 def _content(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,25 @@
+"""What the descriptions of several routes share: the answers that are not 200."""
+
+from typing import Any
+
+_FAILURES = {
+    "400": "Malformed",
+    "401": "No API key that opens",
+    "403": "The API key has not the scope",
+    "404": "There is no such model, version or path",
+    "405": "Another method is meant",
+    "408": "The body did not arrive in time",
+    "410": "Retired",
+    "413": "Too large",
+    "415": "Not JSON",
+    "422": "Does not fit the contract",
+    "500": "Failed",
+    "503": "Not now",
+}
+POST_FAILURES = tuple(_FAILURES)
+
+
+def failures(*statuses: str, error: str = "Error") -> dict[str, Any]:
+    """The answers with these statuses; `error` names the schema of their body."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}
+    return {status: {"description": _FAILURES[status], "content": content} for status in statuses}
