@@ -9,10 +9,12 @@ from typing import Literal
 
 import msgspec
 
+from mlops_assets.core.trial_facts import Trial, TrialBegan, TrialLooked, TrialStepped
+
 Severity = Literal["info", "warning", "critical"]
 Action = Literal["none", "observe", "alert", "impute", "retrain", "roll back", "fall back", "freeze", "escalate"]
 Mode = Literal["auto", "approve", "off"]
-Outcome = Literal["done", "unchanged", "refused", "failed", "abandoned"]
+Outcome = Literal["done", "on trial", "unchanged", "refused", "failed", "abandoned"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 
@@ -164,6 +166,9 @@ Fact = (
     | Started
     | Ended
     | Released
+    | TrialBegan
+    | TrialLooked
+    | TrialStepped
     | Refused
     | Frozen
     | Thawed
@@ -177,7 +182,7 @@ class Entry(msgspec.Struct, frozen=True):
     Attributes
     ----------
     subject
-        Id of the incident or the decision that the fact is about; the model's name for facts about the model itself.
+        Id of the incident, the decision or the trial that the fact is about; the model's name for facts about the model itself.
     actor
         Who says so, such as "sensor:flight_delay_response", "user:ann" or "run:<id>".
     at
@@ -280,6 +285,11 @@ class Record(msgspec.Struct, frozen=True):
     retired: str | None = None
     frozen_at: datetime | None = None
     thawed: datetime | None = None  # by the events' clock where it is known
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def open_trial(self) -> Trial | None:
+        return next((one for one in reversed(self.trials) if one.is_open), None)
 
     @property
     def open_incidents(self) -> tuple[Incident, ...]:
@@ -307,6 +317,7 @@ def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> 
     before = before or Record(model)
     incidents = {one.id: one for one in before.incidents}
     decisions = {one.id: one for one in before.decisions}
+    trials = {one.id: one for one in before.trials}
     releases, refusals = list(before.releases), list(before.refusals)
     frozen, retired, frozen_at, thawed = before.frozen, before.retired, before.frozen_at, before.thawed
     for entry in entries:
@@ -323,6 +334,10 @@ def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> 
             case Released():
                 releases.append(Change(fact, entry.at, entry.now))
                 retired = None
+            case TrialBegan():
+                trials[entry.subject] = Trial(entry.subject, fact, entry.at, entry.now)
+            case TrialLooked() | TrialStepped() if entry.subject in trials:
+                trials[entry.subject] = trials[entry.subject].after(fact, entry.at, entry.now)
             case Refused():
                 refusals.append((entry.now, fact))
             case Frozen():
@@ -343,6 +358,7 @@ def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> 
         retired,
         frozen_at,
         thawed,
+        tuple(trials.values()),
     )
 
 

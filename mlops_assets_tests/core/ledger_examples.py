@@ -28,6 +28,9 @@ from mlops_assets.core.ledger import (
     Started,
     Thawed,
 )
+from mlops_assets.core.sequential import Errors, Limits, Look, Sprt
+from mlops_assets.core.trial import NamedTest, Protocol, Seen, Stage
+from mlops_assets.core.trial_facts import TrialBegan, TrialLooked, TrialStepped
 
 AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -95,6 +98,24 @@ facts_of_models: st.SearchStrategy[Fact] = st.one_of(
 )
 
 
+_PROTOCOL = Protocol(
+    "shadow", (Stage("shadow", (1.0,), 10, 60.0, (NamedTest("quality", Sprt(Limits()), True),)),), "brier", None, 3.5
+)
+facts_of_trials: st.SearchStrategy[Fact] = st.one_of(
+    st.builds(TrialBegan, _attempts, _attempts, _attempts, _text, st.just(_PROTOCOL)),
+    st.builds(
+        TrialLooked,
+        st.just("shadow"),
+        st.just(1.0),
+        st.builds(Seen, st.dictionaries(_text, st.just((Errors(9, 1, 2),)), max_size=2), _attempts),
+        st.dictionaries(_text, st.just(Look(9, 0.5, -0.5, "continue")), max_size=2),
+        st.sampled_from(["keep looking", "promote", "dismiss"]),
+        _text,
+    ),
+    st.builds(TrialStepped, st.sampled_from(["promote", "dismiss", "superseded"]), _attempts, _text),
+)
+
+
 def _entries(subjects: list[str], facts: st.SearchStrategy[Fact]) -> st.SearchStrategy[Entry]:
     return st.builds(
         Entry,
@@ -110,5 +131,6 @@ def _entries(subjects: list[str], facts: st.SearchStrategy[Fact]) -> st.SearchSt
 entries: st.SearchStrategy[Entry] = st.one_of(
     _entries(["i-1", "i-2"], facts_of_incidents),
     _entries(["d-1", "d-2"], facts_of_decisions),
+    _entries(["t-1", "t-2"], facts_of_trials),
     _entries(["the model"], facts_of_models),
 )
