@@ -20,6 +20,7 @@ from mlops_assets.cli_keys import add_key_commands
 from mlops_assets.cli_ledger import add_ledger_commands
 from mlops_assets.cli_replay import add_replay_command
 from mlops_assets.cli_scorecard import add_scorecard_command
+from mlops_assets.cli_stream import add_stream_command
 from mlops_assets.cli_verbs import add_verbs
 from mlops_assets.stores.home import Home
 
@@ -331,6 +332,7 @@ add_scorecard_command(app)
 add_verbs(app)
 add_key_commands(app)
 add_batch_command(app)
+add_stream_command(app)
 
 if __name__ == "__main__":
     app()
