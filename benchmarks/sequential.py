@@ -28,7 +28,7 @@ Shape = tuple[int, int]
 ERROR: Final = 0.05
 LIMITS: Final = Limits(alpha=ERROR, beta=ERROR)
 RATIO: Final = 1.5
-RUNS: Final = 2_000
+RUNS: Final = 1_000
 LOOKS: Final = 160
 LOOKS_A_FIXED_SAMPLE: Final = 40
 Z: Final = float(2 * stats.norm.ppf(1 - ERROR))  # of both errors together
