@@ -20,6 +20,7 @@ from mlops_assets.serving.openapi import DOCS_PAGE, openapi_document, request_sc
 from mlops_assets.serving.predict import Turn, count_predictions, failure_record, records_and_answer, score
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.state import LiveModel, Snapshot
+from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.stores.api_keys import Permission
 from mlops_assets.stores.prediction_log import LogError
 
@@ -222,6 +223,7 @@ class ServingApp:
             self._requests.observe("", "inside", refusal.status, 0.0)
             await _send(send, refusal.status, refusal.body, _JSON, refusal.headers)
         else:
+            flush_tallies()
             await self._inner(scope, receive, send)
 
     async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:

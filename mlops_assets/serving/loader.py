@@ -189,7 +189,7 @@ class ReleaseLoader:
     def _tell(live: LiveModel, former: LiveModel | None) -> None:
         """Show what has changed of a model."""
         model, release = live.manifest.model, live.plan.release
-        show_release(model, release, _loaded(live), _loaded(former))
+        show_release(model, release, live.plan.decided_at, _loaded(live), _loaded(former))
         if former is None or former.plan != live.plan:
             logger.info("%s: release %d, version %d is live", model, release, live.manifest.version)
 

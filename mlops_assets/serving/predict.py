@@ -114,6 +114,8 @@ class Turn:
     @property
     def answerers(self) -> list[LiveModel]:
         """Who answered, in the order of their rows."""
+        if len(self.parts) == 1:
+            return [self.parts[0].block.live]
         found: list[LiveModel] = []
         for part in self.parts:
             if part.block.live not in found:
@@ -183,16 +185,18 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
     latency_ms = (time.perf_counter() - started) * 1e3
     records: list[Any] = [None] * len(items)
     outcomes: list[Any] = [None] * len(items)
+    degraded: bool | msgspec.UnsetType = msgspec.UNSET
     differ = len(parts) > 1 and parts[0].block.live is not parts[1].block.live
     for part in parts:
         block = part.block
         live = block.live
+        if live.role in _DEGRADED:
+            degraded = True
         who = (live.manifest.version, live.role) if differ else ()
         for place, row, used, output in zip(part.places, block.rows, block.used, block.outputs, strict=True):
             records[place], flags = _record(live, items[place], row, used, output, served_at, latency_ms, part.why)
             outcomes[place] = Outcome(records[place].id, *_outputs(live, output), *flags, *who)
     first = champion if differ else parts[0].block.live
-    degraded = True if any(part.block.live.role in _DEGRADED for part in parts) else msgspec.UNSET
     head = (first.manifest.model, first.manifest.version, first.plan.release, first.role)
     turn.shadow = _shadow_of(champion, scored, records)
     if scored.many:
@@ -210,6 +214,7 @@ def count_predictions(turn: Turn, records: Sequence[PredictionRecord]) -> None:
     for part in turn.parts:
         metrics = part.block.live.metrics
         metrics.predictions.inc(len(part.places))
+        metrics.confident(part.block.outputs)
         for place in part.places:
             record = records[place]
             if record.imputed or record.out_of_domain:

@@ -16,6 +16,7 @@ from mlops_assets.serving.metrics import count_log_failure, forget_dead_workers
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.shadow import ShadowQueue
 from mlops_assets.serving.state import ServingState
+from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.prediction_log import LogError, LogWriter, PredictionLog
 from mlops_assets.stores.releases import ReleaseStore
@@ -66,6 +67,7 @@ class ServingRuntime:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._housekeeping
         await asyncio.to_thread(self._close)
+        flush_tallies()
         gc.unfreeze()
 
     async def append(self, records: Sequence[Record]) -> None:
@@ -102,6 +104,7 @@ class ServingRuntime:
         assert self._log is not None
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            flush_tallies()
             if self.settings.server_pid not in (None, os.getppid()):
                 logger.error("The server that started this worker is gone: ending too")
                 signal.raise_signal(signal.SIGTERM)

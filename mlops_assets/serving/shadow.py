@@ -14,6 +14,7 @@ import msgspec
 
 from mlops_assets.core.records import SHADOW, PredictionRecord, Record
 from mlops_assets.core.scoring.scorer import ScorerError
+from mlops_assets.serving.agreement import count_agreeing
 from mlops_assets.serving.contract import RawRow
 from mlops_assets.serving.metrics import ShadowMetrics
 from mlops_assets.serving.scoring import Block, VersionFailed, put_to
@@ -137,6 +138,10 @@ class ShadowQueue:
         else:
             live.counter.observe(200, job.rest_s + block.seconds)
             live.metrics.predictions.inc(len(job.rows))
+            live.metrics.confident(block.outputs)
+            answered = [record.output for record in job.records]
+            agreeing = count_agreeing(live.manifest, answered, block.outputs)
+            self._metrics_of(live).compared(live.manifest.version, len(job.rows), agreeing)
             records = _scored(job, block)
         try:
             await self._append(records)
@@ -145,10 +150,13 @@ class ShadowQueue:
             self._drop(job, "not logged")
 
     def _drop(self, job: ShadowJob, why: str) -> None:
-        model = job.challenger.manifest.model
+        self._metrics_of(job.challenger).dropped(why, len(job.rows))
+
+    def _metrics_of(self, live: LiveModel) -> ShadowMetrics:
+        model = live.manifest.model
         if model not in self._metrics:
             self._metrics[model] = ShadowMetrics(model)
-        self._metrics[model].dropped(why, len(job.rows))
+        return self._metrics[model]
 
 
 def _scored(job: ShadowJob, block: Block) -> list[PredictionRecord]:
