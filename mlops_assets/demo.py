@@ -6,11 +6,12 @@ A script for people to watch; all it does is done by `operations`, and by Dagste
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 import numpy as np
 import pandas as pd
@@ -25,13 +26,13 @@ from mlops_assets.drills.stage import DrillFailed
 from mlops_assets.drills.system import Program, System
 from mlops_assets.operations.client import PredictionClient
 from mlops_assets.operations.jobs import JobFailed, run_job
-from mlops_assets.operations.live_traffic import ingest, stale_windows
 from mlops_assets.operations.models import declared_models
 from mlops_assets.operations.monitor import Monitor
 from mlops_assets.operations.progress import Progress
 from mlops_assets.operations.scorecard import make_scorecard
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.traffic import Quality, Traffic, assess, live_rows, send
+from mlops_assets.side_by_side import Held, side_by_side
 from mlops_assets.stores.home import Home
 
 TOLERANCE = 1e-9
@@ -71,7 +72,7 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     started = time.perf_counter()
     for spec in specs.values():
         require_nothing_later(spec, stores)
-    _run_lifecycles(out, specs, stores, project)
+    run_lifecycles(out, specs, stores, project)
     out.print("\n[bold]Service[/bold]: starting on loopback, with every release that is current")
     ends = {name: SEASON_UNTIL if name == "air_time" else until for name in specs}
     later = {name: live_rows(spec, ends[name], ends[name] + timedelta(days=AFTERWARDS)) for name, spec in specs.items()}
@@ -89,43 +90,13 @@ def run_demo(out: Console, project: Path, home: Home, until: datetime) -> None:
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
 
 
-class Held:
-    """Prints what comes only when it is let go; until then another has the stage."""
-
-    def __init__(self, out: Console) -> None:
-        self._out, self._lines, self._free, self._lock = out, list[tuple[str, str, bool]](), False, Lock()
-
-    def print(self, text: str, *, end: str = "\n", markup: bool = True) -> None:
-        with self._lock:
-            if self._free:
-                self._out.print(text, end=end, markup=markup)
-            else:
-                self._lines.append((text, end, markup))
-
-    def let_go(self) -> None:
-        with self._lock:
-            for text, end, markup in self._lines:
-                self._out.print(text, end=end, markup=markup)
-            self._free = True
-
-
-def _run_lifecycles(out: Console, specs: Mapping[str, ModelSpec], stores: Stores, project: Path) -> None:
+def run_lifecycles(out: Console, specs: Mapping[str, ModelSpec], stores: Stores, project: Path) -> None:
     """All models at the same time, told one after the other.
 
     The second begins when the first has begun to work and MLflow's database is there: two processes must not make them at once.
     """
-    voices = [Held(out) for _ in specs]
-    with ThreadPoolExecutor(len(specs)) as pool:
-        stores.registry.versions(next(iter(specs)))
-        runs: list[Future[None]] = []
-        for spec, voice in zip(specs.values(), voices, strict=True):
-            has_begun = Event()
-            runs.append(pool.submit(run_lifecycle, voice, spec, project, has_begun))
-            while not has_begun.wait(0.1) and not runs[-1].done():
-                pass
-        for voice, run in zip(voices, runs, strict=True):
-            voice.let_go()
-            run.result()
+    stores.registry.versions(next(iter(specs)))
+    side_by_side(out, [partial(run_lifecycle, spec=spec, project=project) for spec in specs.values()])
 
 
 def _play(
@@ -173,38 +144,17 @@ def require_nothing_later(spec: ModelSpec, stores: Stores) -> None:
         )
 
 
-def run_lifecycle(out: Console | Held, spec: ModelSpec, project: Path, has_begun: Event | None = None) -> None:
+def run_lifecycle(out: Console | Held, has_begun: Event, *, spec: ModelSpec, project: Path) -> None:
     """Run `<model>_lifecycle` in a Dagster process, on the instance that the UI shows, and print its assets and checks."""
     out.print(f"\n[bold]{spec.name}_lifecycle[/bold]: {spec.description}")
     config = {"ops": {f"{spec.name}__raw_data": {"config": {"as_of": spec.live_from.isoformat()}}}}
 
     def show(progress: Progress) -> None:
-        if has_begun is not None:
-            has_begun.set()
+        has_begun.set()
         show_progress(out, progress)
 
     try:
         run_job(project, f"{spec.name}_lifecycle", config=config, show=show)
-    except JobFailed as failure:
-        raise DemoFailed(str(failure)) from failure
-
-
-def run_monitoring(out: Console, spec: ModelSpec, project: Path, stores: Stores) -> None:
-    """Run `<model>_monitoring` over every window that has something new, in one run."""
-    ingest(stores, [spec])
-    windows = sorted(stale_windows(spec, stores))
-    if not windows:
-        return
-    out.print(f"\n[bold]{spec.name}_monitoring[/bold]: the windows {windows[0]} to {windows[-1]}, in one run")
-    shown: set[str] = set()
-
-    def show(progress: Progress) -> None:
-        if progress.kind != "asset" or progress.subject not in shown:  # each window is materialised: one line for all
-            show_progress(out, progress)
-        shown.add(progress.subject)
-
-    try:
-        run_job(project, f"{spec.name}_monitoring", windows=(windows[0], windows[-1]), show=show)
     except JobFailed as failure:
         raise DemoFailed(str(failure)) from failure
 

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pandas as pd
@@ -21,14 +23,17 @@ from mlops_assets.core.monitoring.performance import SCALES, assess_performance
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.schema import validate
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.demo import HEADLINE, DemoFailed, counted, require_nothing_later, run_lifecycle, run_monitoring
+from mlops_assets.demo import HEADLINE, DemoFailed, counted, require_nothing_later, run_lifecycles, show_progress
 from mlops_assets.operations.client import PredictionClient
-from mlops_assets.operations.live_traffic import live_windows
+from mlops_assets.operations.jobs import JobFailed, run_job
+from mlops_assets.operations.live_traffic import ingest, live_windows, stale_windows
 from mlops_assets.operations.models import declared_models
 from mlops_assets.operations.monitor import Monitor
+from mlops_assets.operations.progress import Progress
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import running_service
 from mlops_assets.operations.traffic import ask, labels_of, post_labels
+from mlops_assets.side_by_side import Held, side_by_side
 from mlops_assets.sources.table import read_source
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import PredictionLog
@@ -89,8 +94,8 @@ def run_year(out: Console, project: Path, home: Home) -> None:
     specs, stores = tuple(declared_models().values()), Stores(home)
     for spec in specs:
         require_nothing_later(spec, stores)
-        if stores.releases.current(spec.name) is None:
-            run_lifecycle(out, spec, project)
+    if untrained := {spec.name: spec for spec in specs if stores.releases.current(spec.name) is None}:
+        run_lifecycles(out, untrained, stores, project)
     senders = [Sender.of(spec) for spec in specs]
     with (
         running_service(home, environment={"MLOPS_LOG_SEGMENT_SECONDS": SEAL_SECONDS}) as url,
@@ -104,18 +109,42 @@ def run_year(out: Console, project: Path, home: Home) -> None:
                 sender.send(client, begin, end)
             _wait_until_sealed(stores.log)
             out.print(f"\n[bold]{begin:%B}[/bold]: {sum(one.asked for one in senders):,} answers so far", end="")
-            for spec in specs:
-                run_monitoring(out, spec, project, stores)
+            _monitor(out, specs, stores, project)
         for sender in senders:
             sender.send_rest(client)
         _wait_until_sealed(stores.log)
+    _monitor(out, specs, stores, project)
     for spec in specs:
-        run_monitoring(out, spec, project, stores)
         _show_months(out, spec, stores)
     out.print("\n[bold]What is known to be wrong with these data[/bold]")
     for line in _known_faults({spec.name: spec for spec in specs}, stores):
         out.print(f"  [green]✓[/green] {line}")
     out.print(f"\nDone in {time.perf_counter() - started:.0f} s; everything that was started has been stopped.")
+
+
+def _run_monitoring(out: Console | Held, has_begun: Event, *, spec: ModelSpec, project: Path, stores: Stores) -> None:
+    """Run `<model>_monitoring` over every window of the tables that has something new, in one run."""
+    has_begun.set()
+    windows = sorted(stale_windows(spec, stores))
+    if not windows:
+        return
+    out.print(f"\n[bold]{spec.name}_monitoring[/bold]: the windows {windows[0]} to {windows[-1]}, in one run")
+    shown: set[str] = set()
+
+    def show(progress: Progress) -> None:
+        if progress.kind != "asset" or progress.subject not in shown:  # each window is materialised: one line for all
+            show_progress(out, progress)
+        shown.add(progress.subject)
+
+    try:
+        run_job(project, f"{spec.name}_monitoring", windows=(windows[0], windows[-1]), show=show)
+    except JobFailed as failure:
+        raise DemoFailed(str(failure)) from failure
+
+
+def _monitor(out: Console, specs: Sequence[ModelSpec], stores: Stores, project: Path) -> None:
+    ingest(stores, specs)
+    side_by_side(out, [partial(_run_monitoring, spec=spec, project=project, stores=stores) for spec in specs])
 
 
 def _months(spec: ModelSpec) -> Iterator[tuple[datetime, datetime]]:
