@@ -1,7 +1,12 @@
 """Messages of a real NATS server are answered as the service answers requests; nothing is lost, and nothing is there twice."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,8 @@ import pytest
 nats = pytest.importorskip("nats")
 
 from mlops_assets.core.records import PredictionRecord  # noqa: E402
+from mlops_assets.operations.live_traffic import compact, ingest, read_window, stale_windows  # noqa: E402
+from mlops_assets.operations.stores import Stores  # noqa: E402
 from mlops_assets.serving import stream as streaming  # noqa: E402
 from mlops_assets.serving.settings import ServingSettings  # noqa: E402
 from mlops_assets.serving.stream import StreamCounts, StreamRefused, StreamScorer, StreamSettings  # noqa: E402
@@ -21,6 +28,9 @@ from mlops_assets.stores.releases import ReleaseStore  # noqa: E402
 from mlops_assets_tests.nats_server import NatsServer, nats_server  # noqa: E402
 from mlops_assets_tests.serving.factory import Task, answered_outputs, release, small_model  # noqa: E402
 from mlops_assets_tests.serving.harness import AppUnderTest  # noqa: E402
+from mlops_assets_tests.waiting import wait_until  # noqa: E402
+
+YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).isoformat()  # a window that is not over is not compacted
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +283,65 @@ def test_subjects_that_cannot_work_are_refused(
     monkeypatch.setattr(streaming, "CONNECT_S", 2.0)
     with pytest.raises(StreamRefused, match=said.replace("*", r"\*")):
         scored(home, subjects, lambda _: False, **changes)
+
+
+KILLS = 3
+MESSAGES = 600
+
+
+@pytest.mark.slow
+def test_a_killed_streamer_loses_and_doubles_nothing(home: Home, subjects: Subjects) -> None:
+    """Killed three times in the middle of a stream, stopped once by SIGTERM: each id is answered, and in the lake once."""
+    model, names = small_model(), [f"r{number}" for number in range(MESSAGES)]
+    rows = model.request_rows(100)
+    bodies = [
+        message(rows[number % 100], id=name, entity=f"E{number}", event_time=YESTERDAY)
+        for number, name in enumerate(names)
+    ]
+    subjects.put(*bodies)
+    said = subjects.settings()
+    command = [
+        sys.executable,
+        "-m",
+        "mlops_assets.cli",
+        "stream",
+        "delay",
+        "--nats",
+        said.url,
+        "--subject-in",
+        said.subject_in,
+    ]
+    command += ["--subject-out", said.subject_out, "--subject-dead", said.subject_dead, "--durable", said.durable]
+    command += ["--batch", "20", "--ack-wait", "1"]
+    environment = {**os.environ, "MLOPS_HOME": str(home.root), "MLOPS_LOG_SEGMENT_SECONDS": "1"}
+
+    def logged() -> int:
+        return len({one.id for one in PredictionLog(home.prediction_log).records(skipped=[])})
+
+    for kill in range(KILLS):
+        process = subprocess.Popen(command, env=environment)
+        enough = MESSAGES * (kill + 1) // (KILLS + 2)
+        wait_until(lambda enough=enough: logged() >= enough, timeout_s=120, every_s=0.01)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if kill == 0:
+            release(home, small_model(version=2))
+    process = subprocess.Popen(command, env=environment)
+    wait_until(lambda: logged() == MESSAGES and subjects.waiting() == (0, 0), timeout_s=180)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert not list(home.prediction_log.glob("*.open")), "it sealed its log"
+
+    stores, spec = Stores(home), model.spec
+    ingest(stores, [spec])
+    for window in stale_windows(spec, stores):
+        compact(spec, stores, window)
+    in_lake = [
+        name
+        for window in stores.lake.tables("delay", "live_traffic")
+        for name in read_window(spec, stores, window)["id"]
+    ]
+    assert sorted(in_lake) == sorted(names)
+    # An answer may be there twice: JetStream forgets after two minutes what it has, and a slow machine starts later.
+    assert {answer["prediction_id"] for answer in subjects.answers()} == set(names)
+    assert subjects.messages("dead") == []
