@@ -12,6 +12,7 @@ from mlops_assets_tests.serving.factory import release, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest
 from mlops_assets_tests.serving.trials import (
     LIMITS,
+    SOON,
     Failing,
     break_version,
     changed,
@@ -78,6 +79,7 @@ def test_one_after_the_other_is_asked_and_the_constant_comes_last(app: AppUnderT
 
 
 def test_the_champion_answers_again_when_it_does_well(app: AppUnderTest):
+    changed(app, breaker=SOON)
     whole = break_version(app, "champion", Failing())
     asked(app, 5)
     break_version(app, "champion", whole)

@@ -16,6 +16,7 @@ from mlops_assets_tests.serving.factory import corrupt, release, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest
 from mlops_assets_tests.serving.trials import (
     LIMITS,
+    SOON,
     Failing,
     break_version,
     change,
@@ -269,7 +270,7 @@ class TestChallengerFails:
         assert "4 of the last 4 requests failed" in str(report.challenger.breaker.reason)
 
     def test_it_is_tried_again_and_asked_when_it_does_well(self, app: AppUnderTest):
-        changed(app, challenger=trial_of(app.home, 2, "canary", 1.0), breaker=LIMITS)
+        changed(app, challenger=trial_of(app.home, 2, "canary", 1.0), breaker=SOON)
         whole = break_version(app, "challenger", Failing())
         for _ in range(5):
             app.predict(FEATURES)

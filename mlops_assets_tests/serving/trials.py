@@ -16,9 +16,21 @@ from mlops_assets_tests.serving.factory import SmallModel, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest
 from mlops_assets_tests.serving.test_plans_obeyed import change, changed, loaded
 
-LIMITS = BreakerLimits(min_requests=4, window=8, open_s=0.05, probes=2)
+LIMITS = BreakerLimits(min_requests=4, window=8, open_s=600.0, probes=2)  # open for longer than a test takes
+SOON = BreakerLimits(min_requests=4, window=8, open_s=0.05, probes=2)
 
-__all__ = ["LIMITS", "Failing", "break_version", "change", "changed", "loaded", "release_of", "standby", "trial_of"]
+__all__ = [
+    "LIMITS",
+    "SOON",
+    "Failing",
+    "break_version",
+    "change",
+    "changed",
+    "loaded",
+    "release_of",
+    "standby",
+    "trial_of",
+]
 
 
 def release_of(home: Home, model: SmallModel) -> Release:
