@@ -98,6 +98,30 @@ bench-estimation: .venv-bench ## performance estimated without labels, against w
 bench-labelled-decay: .venv-bench ## false alarms and delay of the performance test
 	.venv-bench/bin/python -m benchmarks.labelled_decay
 
+.PHONY: bench-serving
+bench-serving: bench-serving-speed bench-hot-swap bench-prediction-log bench-overload bench-memory ## the service against its peers, and what it survives (needs wrk and two cores)
+	$(BIN)/python -m benchmarks.document_serving
+
+.PHONY: bench-serving-speed
+bench-serving-speed: install ## requests a second and CPU a request, of the service and its peers
+	$(BIN)/python -m benchmarks.serving
+
+.PHONY: bench-hot-swap
+bench-hot-swap: install ## new versions under load, and the way back from a bad one
+	$(BIN)/python -m benchmarks.hot_swap
+
+.PHONY: bench-prediction-log
+bench-prediction-log: install ## records a second of the prediction log, and what is lost when its writer is killed
+	$(BIN)/python -m benchmarks.prediction_log
+
+.PHONY: bench-overload
+bench-overload: install ## five times as many requests as can be answered
+	$(BIN)/python -m benchmarks.overload
+
+.PHONY: bench-memory
+bench-memory: install ## memory after a million requests
+	$(BIN)/python -m benchmarks.memory
+
 .PHONY: lock-bench
 lock-bench: ## resolve benchmarks/requirements.lock again from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra bench --generate-hashes --no-emit-index-url --no-strip-extras --python-version 3.11 \

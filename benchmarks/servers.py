@@ -160,6 +160,11 @@ def measure(server: Server, path: str, bodies: Path, connections: int, seconds: 
     return Load(requests, int(told["wrong"]), rps, told["p50_ms"], told["p99_ms"], cpu_us)
 
 
+def warm_up(server: Server, path: str, bodies: Path, connections: int, seconds: float, headers: Headers) -> None:
+    """Ask as `measure` does, and look at nothing."""
+    _wrk(server.url + path, bodies, connections, seconds, headers)
+
+
 def _wrk(url: str, bodies: Path, connections: int, seconds: float, headers: Headers) -> dict[str, float]:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(seconds, 1):g}s", "--timeout", "30s", "-s", str(_LUA), url]
     arguments = ["--", str(bodies), *(f"{name}: {value}" for name, value in headers.items())]

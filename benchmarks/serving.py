@@ -20,7 +20,17 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.common import Figures, save, table
-from benchmarks.servers import CannotMeasure, Headers, Load, Server, measure, pin_client, require_tools, running
+from benchmarks.servers import (
+    CannotMeasure,
+    Headers,
+    Load,
+    Server,
+    measure,
+    pin_client,
+    require_tools,
+    running,
+    warm_up,
+)
 from benchmarks.serving_peers import PIPELINE_VARIABLE
 from benchmarks.serving_state import (
     BATCH,
@@ -73,7 +83,7 @@ def main(seconds: float = SECONDS, rounds: int = ROUNDS) -> None:
             for one in contenders[round_ % len(contenders) :] + contenders[: round_ % len(contenders)]:
                 one.server.go_on()
                 for size in SIZES:
-                    measure(one.server, one.path, one.bodies[size], 16, WARM_UP_S, one.headers)
+                    warm_up(one.server, one.path, one.bodies[size], 16, WARM_UP_S, one.headers)
                     for connections in CONNECTIONS:
                         load = measure(one.server, one.path, one.bodies[size], connections, seconds, one.headers)
                         done.setdefault((one.name, (size, connections)), []).append(load)
