@@ -19,6 +19,7 @@ from mlops_assets.serving.metrics import RequestMetrics, count_labels
 from mlops_assets.serving.openapi import DOCS_PAGE, openapi_document, request_schema
 from mlops_assets.serving.predict import Turn, count_predictions, failure_record, records_and_answer, score
 from mlops_assets.serving.runtime import ServingRuntime
+from mlops_assets.serving.shedding import SHED
 from mlops_assets.serving.state import LiveModel, Snapshot
 from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.stores.api_keys import Permission
@@ -179,11 +180,18 @@ class ServingApp:
     ) -> None:
         """Run a handler, count and time it, and send its body or the JSON of what went wrong."""
         started = scope["mlops.started"] = time.perf_counter()
+        posted, shedder = route in _POSTED, self._runtime.shedder
+        if posted:
+            refusal = shedder.refusal(model, scope["headers"])
+            if refusal is not None:
+                await self._turn_away(model, route, refusal, started, scope, send)
+                return
+            shedder.in_flight += 1
         failure: Refusal | None = None
         try:
             if route not in _OPEN_ROUTES:
                 self._door.admit(scope, _PERMISSIONS.get(route))
-            _require_method(scope, "POST" if route in _POSTED else "GET")
+            _require_method(scope, "POST" if posted else "GET")
             body = await handle(model, scope, receive)
         except CallerLeft:
             return
@@ -193,6 +201,9 @@ class ServingApp:
             # The edge: whatever failed, the caller gets JSON and the connection stays usable.
             logger.exception("%s %s failed, asked with key %s", scope["method"], scope["path"], scope.get(KEY_ID))
             failure = Refusal(500, "internal_error", "the request failed inside the service; its log says why")
+        finally:
+            if posted:
+                shedder.in_flight -= 1
         status, content_type, headers = 200, _HTML if route == "docs" else _JSON, _NO_HEADERS
         if failure is not None:
             status, body, content_type, headers = failure.status, failure.body, _JSON, failure.headers
@@ -209,11 +220,24 @@ class ServingApp:
             await _send(send, status, body, content_type, headers)
             return
         turn.ended(status, seconds)
+        if failure is None:
+            shedder.answered(model, turn.scoring_s)
         if _DEBUG in scope["headers"] and failure is None:
             headers = (*headers, (b"x-mlops-release", turn.header))
         await _send(send, status, body, content_type, headers)
         if turn.shadow is not None and failure is None:
             self._runtime.shadows.offer(turn.shadow)
+
+    async def _turn_away(
+        self, model: str, route: str, refusal: Refusal, started: float, scope: Scope, send: Send
+    ) -> None:
+        """Answer a request that is not read. It is counted for the model, and nothing is logged."""
+        live = self._runtime.state.snapshot.models.get(model)
+        if live is not None and route in _PREDICTING:
+            live.counter.observe(refusal.status, 0.0)
+        body = v2.error_body(refusal) if scope["path"].startswith("/v2") else refusal.body
+        self._requests.observe("" if live is None else model, route, refusal.status, time.perf_counter() - started)
+        await _send(send, refusal.status, body, _JSON, refusal.headers)
 
     async def _answer_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         """BentoML answers those who may ask."""
@@ -234,7 +258,7 @@ class ServingApp:
         turn = scope["mlops.turn"] = Turn(_live(snapshot, model))
         body = await self._door.body(scope, receive)
         runtime = self._runtime
-        scored = await score(turn, body, runtime.settings, runtime.pool)
+        scored = await score(turn, body, runtime.settings, runtime.means)
         records, answer = records_and_answer(scored, scope["mlops.started"])
         await self._append(records)
         count_predictions(turn, records)
@@ -322,6 +346,8 @@ class ServingApp:
         turn: Turn | None = scope.get("mlops.turn")
         live = self._runtime.state.snapshot.models.get(model) if turn is None else turn.live
         if route not in _PREDICTING or live is None or refusal.status in (401, 403, 405, 410):
+            return
+        if refusal.code == SHED:
             return
         try:
             await self._runtime.append([failure_record(live, refusal.status, str(refusal), scope["mlops.started"])])

@@ -8,7 +8,6 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +18,7 @@ from mlops_assets.core.records import PredictionRecord
 from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.serving.contract import OneOrMany, PredictItem, RawRow
 from mlops_assets.serving.errors import Refusal
-from mlops_assets.serving.scoring import Block, VersionFailed, first_refused, put_to
+from mlops_assets.serving.scoring import Block, Means, VersionFailed, first_refused, put_to
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.shadow import ShadowJob
 from mlops_assets.serving.state import LiveModel
@@ -107,7 +106,7 @@ class Turn:
             for live in self.answerers:
                 live.counter.observe(200, seconds)
             if self.shadow is not None:
-                self.shadow.rest_s = seconds - sum(part.block.seconds for part in self.parts)
+                self.shadow.rest_s = seconds - self.scoring_s
         elif not (self._has_failed and status == 500):
             self.live.counter.observe(status, seconds)
 
@@ -121,6 +120,11 @@ class Turn:
             if part.block.live not in found:
                 found.append(part.block.live)
         return found
+
+    @property
+    def scoring_s(self) -> float:
+        """What scoring took, of an answered request."""
+        return sum(part.block.seconds for part in self.parts)
 
     @property
     def header(self) -> bytes:
@@ -140,33 +144,33 @@ class Scored(msgspec.Struct):
     many: bool
 
 
-async def score(turn: Turn, body: bytes, settings: ServingSettings, pool: ThreadPoolExecutor) -> Scored:
+async def score(turn: Turn, body: bytes, settings: ServingSettings, means: Means) -> Scored:
     """Decode and score a predict request.
 
-    What takes long runs in `pool`, so that the worker keeps answering others.
+    What takes long runs in threads, so that the worker keeps answering others.
 
     Raises
     ------
     Refusal
-        Naming the field that does not fit, or 500 when nobody gives a finite number.
+        Naming the field that does not fit, 500 when nobody gives a finite number, or 503 when too many rows wait.
     """
     live = turn.live
     items, rows, many = live.contract.decode(body, settings.max_rows)
     scored = Scored(turn, items, rows, many)
     challenger, everything = live.beside.challenger, range(len(rows))
     if challenger is None or challenger.role == "shadow":
-        turn.parts = [await _ask(turn, live, scored, everything, pool)]
+        turn.parts = [await _ask(turn, live, scored, everything, means)]
         return scored
     theirs = [place for place in everything if _is_of_the_share(live, items[place])]
     if not theirs or not (challenger.breaker.is_closed or challenger.breaker.admits()):
-        turn.parts = [await _ask(turn, live, scored, everything, pool)]
+        turn.parts = [await _ask(turn, live, scored, everything, means)]
     elif len(theirs) == len(rows):
-        turn.parts = [await _ask(turn, challenger, scored, everything, pool)]
+        turn.parts = [await _ask(turn, challenger, scored, everything, means)]
     else:
         others = sorted(set(everything) - set(theirs))
         turn.parts = [
-            await _ask(turn, challenger, scored, theirs, pool),
-            await _ask(turn, live, scored, others, pool),
+            await _ask(turn, challenger, scored, theirs, means),
+            await _ask(turn, live, scored, others, means),
         ]
     return scored
 
@@ -240,14 +244,14 @@ def failure_record(live: LiveModel, status: int, error: str, started: float) -> 
     )
 
 
-async def _ask(turn: Turn, first: LiveModel, scored: Scored, places: Sequence[int], pool: ThreadPoolExecutor) -> Part:
+async def _ask(turn: Turn, first: LiveModel, scored: Scored, places: Sequence[int], means: Means) -> Part:
     """What the first answers for these rows of the request, or who comes after it where it does not."""
     rows = scored.rows if len(places) == len(scored.rows) else [scored.rows[place] for place in places]
     champion = turn.live
     # A challenger's breaker has been asked; where nobody could stand in, a champion is asked whatever its breaker says.
     if first is not champion or first.breaker.is_closed or not first.beside.stand_ins or first.breaker.admits():
         try:
-            return Part(await put_to(first, rows, pool), places, None)
+            return Part(await put_to(first, rows, means), places, None)
         except VersionFailed as failure:
             turn.failed(failure)
             if first is champion and not champion.beside.stand_ins:
@@ -260,7 +264,7 @@ async def _ask(turn: Turn, first: LiveModel, scored: Scored, places: Sequence[in
             why, refused = [f"{first.who}: {error}"], VersionFailed(first, "error", str(error))
     else:
         why, refused = [f"{first.who} is not asked: {first.breaker.reason}"], None
-    part = await _ask_others(turn, first, scored, rows, places, pool, why)
+    part = await _ask_others(turn, first, scored, rows, places, means, why)
     if refused is not None and part.block.live.constant is None:
         # What another version answers was no fault of the caller's.
         turn.failed(refused)
@@ -273,7 +277,7 @@ async def _ask_others(
     scored: Scored,
     rows: list[RawRow],
     places: Sequence[int],
-    pool: ThreadPoolExecutor,
+    means: Means,
     why: list[str],
 ) -> Part:
     champion = turn.live
@@ -285,7 +289,7 @@ async def _ask_others(
             why.append(f"{live.who} is not asked: {live.breaker.reason}")
             continue
         try:
-            return Part(await put_to(live, rows, pool), places, "; ".join(why)[:500])
+            return Part(await put_to(live, rows, means), places, "; ".join(why)[:500])
         except VersionFailed as error:
             failure = error
             turn.failed(error)

@@ -11,10 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mlops_assets.core.records import Record
+from mlops_assets.serving.batcher import Batchers
+from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.loader import ReleaseLoader, ReleaseSource
-from mlops_assets.serving.metrics import count_log_failure, forget_dead_workers
+from mlops_assets.serving.metrics import count_log_failure, forget_dead_workers, show_load
+from mlops_assets.serving.scoring import Means
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.shadow import ShadowQueue
+from mlops_assets.serving.shedding import Shedder
 from mlops_assets.serving.state import ServingState
 from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.stores.bundles import BundleStore
@@ -41,10 +45,14 @@ class ServingRuntime:
         self.settings = settings
         self.state = ServingState()
         self.pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="scoring")
+        cache = AnswerCache(settings.cache_rows) if settings.cache_rows else None
+        self.means = Means(Batchers(self.pool), cache)
+        self.shedder = Shedder(settings.max_wait_ms / 1e3, settings.max_in_flight, self._queue_s)
         source = ReleaseSource(ReleaseStore(home.releases), BundleStore(home.bundles), carried)
         self._loader = ReleaseLoader(source, WorkerStore(home.workers), self.state, settings)
         self.shadows = ShadowQueue(self.append)
         self._log: LogWriter | None = None
+        self._log_waiting = 0
         self._housekeeping: asyncio.Task[None] | None = None
 
     @property
@@ -56,11 +64,13 @@ class ServingRuntime:
         await asyncio.to_thread(self._open)
         self._housekeeping = asyncio.create_task(self._keep_house())
         self.shadows.start()
+        self.shedder.start()
         # What is loaded by now stays: the collector need not walk it again while requests wait.
         gc.collect()
         gc.freeze()
 
     async def stop(self) -> None:
+        self.shedder.stop()
         await self.shadows.stop()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
@@ -75,12 +85,21 @@ class ServingRuntime:
         assert self._log is not None
         try:
             if self._log.durable:
-                await asyncio.get_running_loop().run_in_executor(self.pool, self._log.append, records)
+                self._log_waiting += len(records)
+                try:
+                    await asyncio.get_running_loop().run_in_executor(self.pool, self._log.append, records)
+                finally:
+                    self._log_waiting -= len(records)
             else:
                 self._log.append(records)
         except LogError:
             count_log_failure()
             raise
+
+    def _queue_s(self, model: str) -> float:
+        """Seconds until the scorer of a model would begin with one more request."""
+        live = self.state.snapshot.models.get(model)
+        return self.means.batchers.wait_s(live) if live is not None and live.is_slow else 0.0
 
     def _open(self) -> None:
         home = self.settings.home
@@ -104,6 +123,7 @@ class ServingRuntime:
         assert self._log is not None
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            show_load(self.shedder.longest_wait_s(), self.shedder.in_flight, self._log_waiting, self.shadows.rows)
             flush_tallies()
             if self.settings.server_pid not in (None, os.getppid()):
                 logger.error("The server that started this worker is gone: ending too")

@@ -3,16 +3,17 @@
 Which version that is, and who is asked next when it fails, is told in `predict.py`.
 """
 
-import asyncio
 import math
 import time
-from concurrent.futures import Executor
 
 import msgspec
 
 from mlops_assets.core.scoring.scorer import Scorer, ScorerError
+from mlops_assets.serving.batcher import Batchers, score_now
 from mlops_assets.serving.breaker import Trouble
+from mlops_assets.serving.cache import AnswerCache
 from mlops_assets.serving.contract import RawRow
+from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.state import LiveModel
 
 _OFF_LOOP_ROWS = 256
@@ -27,6 +28,13 @@ class VersionFailed(Exception):
         self.trouble = trouble
 
 
+class Means(msgspec.Struct, frozen=True):
+    """What there is to score with, beside the event loop; `cache` is None where answers are not kept."""
+
+    batchers: Batchers
+    cache: AnswerCache | None = None
+
+
 class Block(msgspec.Struct):
     """Rows that one version answered.
 
@@ -35,7 +43,7 @@ class Block(msgspec.Struct):
     rows, used
         In the order of its contract: as received, and without what the plan takes for missing.
     seconds
-        What scoring took.
+        What scoring took, without the wait for it; of a batch, all of it. 0 of what was kept from before.
     """
 
     live: LiveModel
@@ -45,7 +53,7 @@ class Block(msgspec.Struct):
     seconds: float
 
 
-async def put_to(live: LiveModel, rows: list[RawRow], executor: Executor) -> Block:
+async def put_to(live: LiveModel, rows: list[RawRow], means: Means) -> Block:
     """Score rows, given in the order of the champion's contract; the version's breaker is told that it answered.
 
     Raises
@@ -54,26 +62,34 @@ async def put_to(live: LiveModel, rows: list[RawRow], executor: Executor) -> Blo
         When the version refuses a value, which may be the caller's fault; whose it is, is for the caller of this to say.
     VersionFailed
         When it fails otherwise, or gives what is no finite number.
+    Refusal
+        503, when too many rows wait for it.
     """
     own = rows if live.arrange is None else list(map(live.arrange, rows))
     used = own if live.mask is None else list(map(live.mask, own))
     if live.constant is not None:
         return Block(live, own, used, [live.constant] * len(rows), 0.0)
-    begun = time.perf_counter()
+    cache = means.cache if len(rows) == 1 else None
+    if cache is not None and (kept := cache.find(live, used[0])) is not None:
+        return Block(live, own, used, [kept], 0.0)
     try:
         if live.is_slow or len(rows) > _OFF_LOOP_ROWS:
-            outputs = await asyncio.get_running_loop().run_in_executor(executor, _score, live.scorer, used)
+            scored = await means.batchers.score(live, used)
+            outputs, seconds = scored.outputs, scored.seconds
         else:
-            outputs = _score(live.scorer, used)
-    except ScorerError:
+            begun = time.perf_counter()
+            outputs = score_now(live.scorer, used)
+            seconds = time.perf_counter() - begun
+    except (ScorerError, Refusal):
         raise
     except Exception as error:
         # Whatever a version does wrong is its own failure: somebody else can answer.
         raise VersionFailed(live, "error", f"{type(error).__name__}: {error}") from error
-    seconds = time.perf_counter() - begun
     if not all(map(math.isfinite, [value for output in outputs for value in output])):
         raise VersionFailed(live, "not finite", "gave no finite number")
     live.breaker.answered(seconds)
+    if cache is not None:
+        cache.keep(live, used[0], outputs[0])
     return Block(live, own, used, outputs, seconds)
 
 
@@ -89,8 +105,3 @@ def first_refused(scorer: Scorer, rows: list[RawRow]) -> int:
         else:
             start = middle
     return start
-
-
-def _score(scorer: Scorer, rows: list[RawRow]) -> list[list[float]]:
-    outputs: list[list[float]] = scorer.score_rows(rows).tolist()
-    return outputs

@@ -44,6 +44,12 @@ class ServingSettings:
         started otherwise.
     auth
         `MLOPS_AUTH`: "keys" asks every caller for an API key; "off" (default) is for a loopback address alone.
+    max_wait_ms
+        `MLOPS_MAX_WAIT_MS`: a request that would wait longer, for its turn or for the scorer, is answered 503 unread.
+    max_in_flight
+        `MLOPS_MAX_IN_FLIGHT`: while a worker answers so many requests, further ones are answered 503 unread.
+    cache_rows
+        `MLOPS_CACHE_ROWS`: answers kept for each model, for rows that are asked for again; 0 (default) keeps none.
     tls_certificate, tls_key
         `MLOPS_TLS_CERTIFICATE`, `MLOPS_TLS_KEY`: PEM files, with which `launch.py` answers HTTPS; both or neither.
     """
@@ -60,6 +66,9 @@ class ServingSettings:
     auth: Literal["off", "keys"] = "off"
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    max_wait_ms: float = 1000.0
+    max_in_flight: int = 1000
+    cache_rows: int = 0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServingSettings":
@@ -86,6 +95,9 @@ class ServingSettings:
             auth="keys" if auth == "keys" else "off",
             tls_certificate=certificate,
             tls_key=key,
+            max_wait_ms=_positive(environment, "MLOPS_MAX_WAIT_MS", float, cls.max_wait_ms),
+            max_in_flight=_positive(environment, "MLOPS_MAX_IN_FLIGHT", int, cls.max_in_flight),
+            cache_rows=_positive(environment, "MLOPS_CACHE_ROWS", int, 0) if environment.get("MLOPS_CACHE_ROWS") else 0,
         )
 
 

@@ -15,9 +15,10 @@ import msgspec
 from mlops_assets.core.records import SHADOW, PredictionRecord, Record
 from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.serving.agreement import count_agreeing
+from mlops_assets.serving.batcher import Batchers
 from mlops_assets.serving.contract import RawRow
 from mlops_assets.serving.metrics import ShadowMetrics
-from mlops_assets.serving.scoring import Block, VersionFailed, put_to
+from mlops_assets.serving.scoring import Block, Means, VersionFailed, put_to
 from mlops_assets.serving.state import LiveModel
 from mlops_assets.stores.prediction_log import LogError
 
@@ -68,6 +69,7 @@ class ShadowQueue:
         self._task: asyncio.Task[None] | None = None
         # Of its own, so that a slow challenger never stands in the way of an answer.
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shadow")
+        self._means = Means(Batchers(self._pool))
 
     @property
     def rows(self) -> int:
@@ -127,7 +129,7 @@ class ShadowQueue:
             self._drop(job, "breaker")
             return
         try:
-            block = await put_to(live, job.rows, self._pool)
+            block = await put_to(live, job.rows, self._means)
         except VersionFailed as failure:
             live.failed(failure.trouble)
             records = _failed(job, str(failure))
