@@ -19,6 +19,7 @@ from mlops_assets.cli_drill import add_drill_command
 from mlops_assets.cli_keys import add_key_commands
 from mlops_assets.cli_ledger import add_ledger_commands
 from mlops_assets.cli_replay import add_replay_command
+from mlops_assets.cli_rollouts import add_rollouts_command
 from mlops_assets.cli_scorecard import add_scorecard_command
 from mlops_assets.cli_stream import add_stream_command
 from mlops_assets.cli_verbs import add_verbs
@@ -329,6 +330,7 @@ add_ledger_commands(app)
 add_replay_command(app)
 add_drill_command(app)
 add_scorecard_command(app)
+add_rollouts_command(app)
 add_verbs(app)
 add_key_commands(app)
 add_batch_command(app)

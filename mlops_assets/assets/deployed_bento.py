@@ -80,8 +80,9 @@ def _metadata(released: Released) -> dict[str, dg.MetadataValue]:
     return {
         "release": dg.MetadataValue.int(plan.release),
         "new_release": dg.MetadataValue.bool(released.is_new),
-        "version": dg.MetadataValue.int(plan.champion.version),
-        "bundle": dg.MetadataValue.text(plan.champion.bundle),
+        "on_trial": dg.MetadataValue.bool(released.on_trial),
+        "version": dg.MetadataValue.int(released.manifest.version),
+        "bundle": dg.MetadataValue.text((plan.challenger or plan.champion).bundle),
         "bento": dg.MetadataValue.text(released.bento),
         "workers": dg.MetadataValue.int(released.workers),
         "smoke_test": dg.MetadataValue.text(released.smoke.why),

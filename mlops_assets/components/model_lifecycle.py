@@ -16,6 +16,7 @@ from mlops_assets.assets.imputed_features import imputed_features_asset
 from mlops_assets.assets.live_traffic import live_traffic_asset
 from mlops_assets.assets.model_health import model_health_asset
 from mlops_assets.assets.raw_data import raw_data_asset
+from mlops_assets.assets.rollout import rollout_asset, tell_of_look
 from mlops_assets.assets.trained_model import trained_model_asset
 from mlops_assets.assets.validated_features import validated_features_asset
 from mlops_assets.core.spec import ModelSpec
@@ -23,6 +24,7 @@ from mlops_assets.operations.models import filled
 from mlops_assets.sensors.calendar import calendar_schedules
 from mlops_assets.sensors.guard import guard_sensor
 from mlops_assets.sensors.response import response_sensor
+from mlops_assets.sensors.rollout import rollout_sensor
 from mlops_assets.sensors.traffic import traffic_sensor
 from mlops_assets.sensors.watch import watch_sensor
 
@@ -76,9 +78,14 @@ def lifecycle_definitions(spec: ModelSpec) -> dg.Definitions:
         tags={"dagster/max_runtime": str(MAX_RUNTIME_S)},
         executor_def=dg.in_process_executor,
     )
+    sensors = [traffic_sensor(spec), watch_sensor(spec), response_sensor(spec), guard_sensor(spec)]
+    trials = []
+    if spec.release.strategy != "immediate":
+        sensors.append(rollout_sensor(spec, tell_of_look))
+        trials.append(rollout_asset(spec))
     return dg.Definitions(
-        assets=[*assets, *watching, *batch_predictions_assets(spec)],
+        assets=[*assets, *watching, *trials, *batch_predictions_assets(spec)],
         jobs=[lifecycle, monitoring, *jobs_by_hand(spec)],
         schedules=calendar_schedules(spec),
-        sensors=[traffic_sensor(spec), watch_sensor(spec), response_sensor(spec), guard_sensor(spec)],
+        sensors=sensors,
     )

@@ -99,6 +99,7 @@ def next_step(
     now: datetime,
     held: str | None = None,
     released: str | None = None,
+    on_trial: bool = False,
 ) -> Step:
     """What to do next about a decision.
 
@@ -114,6 +115,8 @@ def next_step(
         Why nothing may begin now, see `held_back`; what has begun is ended all the same.
     released
         Why another version answers that one of these runs has released; None where none does.
+    on_trial
+        It does not answer yet, and is tried beside the champion.
     """
     if decision.is_final:
         return Wait("it is over")
@@ -126,7 +129,7 @@ def next_step(
         return Begin(current) if decision.running or held is None else Wait(held)
     mine = [run for run in runs if run.attempt == current]
     if mine:
-        return _after_run(decision, mine[-1], attempts, released)
+        return _after_run(decision, mine[-1], attempts, released, on_trial=on_trial)
     if decision.running:
         if now - decision.at <= RUN_APPEARS_WITHIN:
             return Wait("its run has not appeared yet")
@@ -135,23 +138,27 @@ def next_step(
     return Begin(current) if held is None else Wait(held)
 
 
-def _after_run(decision: Decision, run: KnownRun, attempts: int, released: str | None) -> Step:
+def _after_run(decision: Decision, run: KnownRun, attempts: int, released: str | None, *, on_trial: bool) -> Step:
     if run.state == "under way":
         noted = decision.running and run.id in decision.runs
         return Wait(f"run {run.id} is under way") if noted else Note(run.attempt, run.id)
-    outcome, detail = outcome_of(run, decision.what.details.get("trigger", ""), released)
+    outcome, detail = outcome_of(run, decision.what.details.get("trigger", ""), released, on_trial=on_trial)
     if outcome == "failed" and run.attempt >= attempts:
         outcome = "abandoned"
     return Settle(outcome, run.attempt, run.id, detail)
 
 
-def outcome_of(run: KnownRun, trigger: str, released: str | None) -> tuple[Outcome, str]:
+def outcome_of(run: KnownRun, trigger: str, released: str | None, *, on_trial: bool = False) -> tuple[Outcome, str]:
     """What a lifecycle run that has ended came to, and why. One that a person has cancelled is not tried again.
+
+    A version on trial mitigates nothing yet: the end of its rollout tells.
 
     A run that died after it had released another version has failed: the next attempt finds the release and finishes it.
     """
     if run.state == "succeeded":
-        return ("unchanged", "the champion is that very model") if released is None else ("done", released)
+        if released is None:
+            return "unchanged", "the champion is that very model"
+        return "on trial" if on_trial else "done", released
     if run.refused_by:
         why = "; ".join(f"{gate.name}: {gate.why}" for gate in run.refused_by)
         return ("unchanged" if _not_better(run, trigger) else "refused"), why

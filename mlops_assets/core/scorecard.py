@@ -12,10 +12,11 @@ from typing import Literal
 
 import msgspec
 
-from mlops_assets.core.ledger import Change, Decision, Incident, Record
+from mlops_assets.core.ledger import Change, Decision, Incident, Outcome, Record
 from mlops_assets.core.live_traffic import LiveWindow
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.response import FEED, PERFORMANCE, SERVICE, TRAFFIC
+from mlops_assets.core.trial_facts import Trial
 
 Unit = Literal["share", "per 30 days", "s", "windows"]
 
@@ -142,6 +143,7 @@ class _Part:
     incidents: Sequence[Incident]
     decisions: Sequence[Decision]
     releases: Sequence[Change]
+    trials: Sequence[Trial]
     undated: int
     first_served: dict[str, datetime]
     window_s: float | None
@@ -173,6 +175,7 @@ def _part(one: Evidence, at: datetime, since: datetime | None, until: datetime |
         incidents=[incident for incident in record.incidents if belongs(_began(incident))],
         decisions=[decision for decision in record.decisions if belongs(decision.now)],
         releases=[release for release in record.releases if belongs(release.now)],
+        trials=record.trials,
         undated=0 if whole else sum(moment is None for moment in moments),
         first_served={window.window: window.first_served_at for window in one.windows if window.first_served_at},
         window_s=None if calendar is None else _length_s(calendar),
@@ -257,11 +260,12 @@ def _automated(parts: Sequence[_Part]) -> Figure:
     """Of the decisions for work that came to an end or to a person; what changed nothing remedied nothing."""
     decisions = [one for part in parts for one in _distinct(part.decisions)]
     asked = [one for one in decisions if one.what.asks_for_work or one.what.action == "escalate"]
-    over = [one for one in asked if one.is_final or one.waits_for_approval]
-    idle = [one for one in over if one.outcome in ("refused", "unchanged")]
-    counted = [one for one in over if one.outcome not in ("refused", "unchanged")]
+    became = {one.id: outcome for part in parts for one, outcome in _trials_of(part.decisions, part.trials)}
+    over = [one for one in asked if (one.is_final or one.waits_for_approval) and became.get(one.id) != "on trial"]
+    idle = [one for one in over if became.get(one.id, one.outcome) in ("refused", "unchanged")]
+    counted = [one for one in over if one not in idle]
     people = sum(_needs_a_person(one) for one in counted)
-    done = sum(one.outcome == "done" and not _needs_a_person(one) for one in counted)
+    done = sum(became.get(one.id, one.outcome) == "done" and not _needs_a_person(one) for one in counted)
     failed, underway = len(counted) - people - done, len(asked) - len(over)
     notes = [
         f"{people} needed a person" if people else "",
@@ -270,6 +274,16 @@ def _automated(parts: Sequence[_Part]) -> Figure:
         f"{underway} not over" if underway else "",
     ]
     return _share("automated remediations", done, len(counted), "decisions", AUTOMATED, _joined(notes))
+
+
+def _trials_of(decisions: Iterable[Decision], trials: Sequence[Trial]) -> Iterable[tuple[Decision, Outcome]]:
+    """What became of decisions whose version is or was on trial: promoted is done, held back is refused."""
+    for one in decisions:
+        if one.outcome == "on trial":
+            own = [trial for trial in trials if trial.began.decided_by.removeprefix("run:") in one.runs]
+            promoted = any(trial.promoted for trial in own)
+            under_way = not own or any(trial.is_open for trial in own)
+            yield one, "done" if promoted else ("on trial" if under_way else "refused")
 
 
 def _distinct(decisions: Iterable[Decision]) -> Iterable[Decision]:

@@ -25,6 +25,7 @@ from mlops_assets.core.carrying import (
 from mlops_assets.core.ledger import Decision, Entry, Record, Released, Started
 from mlops_assets.core.rollout import ReleasePlan, outcome_of
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.trial_facts import Trial
 from mlops_assets.operations.decided_change import change_as_decided
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.stores import Stores
@@ -160,25 +161,34 @@ class Carrier:
 
     def _next(self, record: Record, one: Decision) -> Begin | Note | Settle | Wait:
         runs = self._runs.of(one.id) if one.what.action == "retrain" and not one.is_final else ()
+        released, on_trial = self._released_by(runs)
         return next_step(
             one,
             runs,
             attempts=self._spec.response.attempts,
             now=self._clock(),
             held=held_back(record, one),
-            released=self._released_by(runs),
+            released=released,
+            on_trial=on_trial,
         )
 
-    def _released_by(self, runs: tuple[KnownRun, ...]) -> str | None:
-        """Why a plan that one of these runs has published is in force; None where there is none, or it was taken back."""
+    def _released_by(self, runs: tuple[KnownRun, ...]) -> tuple[str | None, bool]:
+        """Why a plan that one of these runs has published is in force, and whether it only tries the version so far.
+
+        None where there is none, or it was taken back.
+        """
         names = {f"run:{run.id}" for run in runs}
         if not names:
-            return None
+            return None, False
         history = self._stores.releases.history(self._spec.name)
         mine = [plan for plan in history if plan.decided_by in names]
         if not mine or _is_reversal(history, mine[-1]):
-            return None
-        return f"version {mine[-1].champion.version} serves with release {mine[-1].release}: {mine[-1].reason}"
+            return None, False
+        plan = mine[-1]
+        if plan.challenger is not None:
+            what = f"version {plan.challenger.version} is tried beside version {plan.champion.version} with release {plan.release}"
+            return f"{what}: {plan.reason}", True
+        return f"version {plan.champion.version} serves with release {plan.release}: {plan.reason}", False
 
     def _change(self, decision: str) -> None:
         """Change the release plan as decided. One process at a time does so; who comes later finds it done."""
@@ -229,8 +239,8 @@ def _note_releases(
             plan.release,
             plan.champion.version,
             None if before is None else before.champion.version,
-            _strategy(history, plan),
-            decision is not None and is_automatic(decision),
+            _strategy(record, history, plan),
+            is_automatic(decision) if decision is not None else _trial_of(record, plan) is not None,
             plan.reason,
         )
         now = decision.now if decision is not None else None
@@ -255,9 +265,17 @@ def _decision_of(record: Record, plan: ReleasePlan, runs: Runs) -> Decision | No
     return None
 
 
-def _strategy(history: tuple[ReleasePlan, ...], plan: ReleasePlan) -> str:
+def _trial_of(record: Record, plan: ReleasePlan) -> Trial | None:
+    """The trial whose rollout has made this plan; None where another cause has."""
+    return next((one for one in record.trials if plan.rollout.startswith(f"{one.id}/")), None)
+
+
+def _strategy(record: Record, history: tuple[ReleasePlan, ...], plan: ReleasePlan) -> str:
     if plan.forced:
         return "forced"
+    tried = _trial_of(record, plan)
+    if tried is not None and plan.champion.version == tried.began.version:
+        return tried.began.protocol.strategy
     has_served = any(one.champion == plan.champion for one in history[: plan.release - 1])
     return "rollback" if has_served else "immediate"
 

@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import msgspec
 import numpy as np
 import pandas as pd
 import uuid_utils
@@ -19,7 +20,7 @@ from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.imputation import make_plan
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS
-from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, promotion
+from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, dismissed, promotion, trial
 from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
@@ -43,7 +44,7 @@ class ReleaseRefused(RuntimeError):
 
 @dataclass(frozen=True)
 class Released:
-    """What a deployment did: the plan now in force, and whether it is a new one."""
+    """What a deployment did: the plan now in force, whether it is a new one, and whether it only tries the version so far."""
 
     plan: ReleasePlan
     manifest: Manifest
@@ -51,6 +52,7 @@ class Released:
     bento: str
     workers: int
     smoke: SmokeTest
+    on_trial: bool = False
 
 
 def require_verdict(candidate: Candidate, evaluation: Evaluation) -> None:
@@ -139,6 +141,9 @@ def deploy(
 ) -> Released:
     """Release what `final_fit` made of a candidate that passed, unless the champion already is that very model.
 
+    By any strategy but "immediate" it is put on trial beside the champion, and takes the place of another that is on trial; the
+    rollout promotes it (`operations/rollouts.py`). Where no champion answers, it is released at once by any strategy.
+
     The Bento is built before anything moves. When a worker of a running service refuses the new release, or the smoke test
     fails, the former champion is put back at once, and the new version is withdrawn.
 
@@ -148,7 +153,7 @@ def deploy(
         When the candidate did not pass, or what was released does not answer as it should.
     """
     require_verdict(candidate, evaluation)
-    plan, is_new = plan_release(spec, stores, candidate, evaluation, final, decided_by)
+    plan, is_new = plan_release(spec, stores, candidate, evaluation, final, decided_by, at_once=False)
     bento = build_bento(stores.home, instead=plan)
     if is_new:
         _publish(stores, plan)
@@ -162,7 +167,9 @@ def deploy(
             f"model {spec.name!r} release {plan.release} does not answer as it should: {failure}; {done}"
         ) from failure
     move_champion(stores, plan)
-    return Released(plan, stores.bundles.get(plan.champion.bundle).manifest, is_new, bento, workers, smoke)
+    entered = plan.challenger or plan.champion
+    manifest = stores.bundles.get(entered.bundle).manifest
+    return Released(plan, manifest, is_new, bento, workers, smoke, on_trial=plan.challenger is not None)
 
 
 def plan_release(
@@ -174,6 +181,7 @@ def plan_release(
     decided_by: str,
     *,
     watched: bool = True,
+    at_once: bool = True,
 ) -> tuple[ReleasePlan, bool]:
     """The plan that would put the final fit into service, and whether it is a new one; nothing moves yet.
 
@@ -183,6 +191,8 @@ def plan_release(
     ----------
     watched
         Whether the bundle carries the reference that the monitors need: it takes as long to make as the fits.
+    at_once
+        It takes over with that plan, whatever strategy is declared.
     """
     fitted, rows = final
     current = stores.releases.current(spec.name)
@@ -191,10 +201,16 @@ def plan_release(
     answers = current is not None and not current.fallen_back and current.retired is None
     if current is not None and answers and champion is not None and _same_answers(champion, files, fitted):
         return current, False
+    tried = None if current is None or at_once else current.challenger
+    same = tried is not None and tried.bundle in stores.bundles
+    if current is not None and tried is not None and same:
+        same = _same_answers(stores.bundles.get(tried.bundle).manifest, files, fitted)
+    if current is not None and same:
+        return current, False
     if watched:
         gated = stores.registry.load(spec.name, candidate.version)
         files |= reference_files(spec, gated, candidate.plan, candidate.classes, rows)
-    return _new_plan(spec, stores, candidate, evaluation, final, files, decided_by), True
+    return _new_plan(spec, stores, candidate, evaluation, final, files, decided_by, at_once=at_once), True
 
 
 def _new_plan(
@@ -205,6 +221,8 @@ def _new_plan(
     final: tuple[Fitted, TrainingRows],
     files: dict[str, bytes],
     decided_by: str,
+    *,
+    at_once: bool,
 ) -> ReleasePlan:
     """Register the final fit, store its bundle, and plan its release; nothing moves yet."""
     fitted, rows = final
@@ -215,14 +233,29 @@ def _new_plan(
     stores.registry.tag(spec.name, version, "bundle", bundle)
     features = tuple(feature.name for feature in manifest.features)
     reason = f"passed {len(evaluation.gates)} gates; {evaluation.compared_with}"
-    return promotion(
-        stores.releases.current(spec.name),
-        Entrant(Release(version, bundle), features, manifest.fallback_value, candidate.as_of),
-        Origin(f"r-{uuid_utils.uuid7()}", reason, decided_by, datetime.now(UTC)),
-        model=spec.name,
-        salt=secrets.token_hex(8),
-        breaker=spec.release.breaker.limits,
-    )
+    entrant = Entrant(Release(version, bundle), features, manifest.fallback_value, candidate.as_of)
+    origin = Origin(f"r-{uuid_utils.uuid7()}", reason, decided_by, datetime.now(UTC))
+    current, salt, limits = stores.releases.current(spec.name), secrets.token_hex(8), spec.release.breaker.limits
+    if current is not None and not at_once and _is_tried(spec, current):
+        return _on_trial(spec, current, entrant, origin, salt)
+    return promotion(current, entrant, origin, model=spec.name, salt=salt, breaker=limits)
+
+
+def _is_tried(spec: ModelSpec, current: ReleasePlan) -> bool:
+    """A version can only be tried beside a champion that answers."""
+    return spec.release.strategy != "immediate" and not current.fallen_back and current.retired is None
+
+
+def _on_trial(spec: ModelSpec, current: ReleasePlan, entrant: Entrant, origin: Origin, salt: str) -> ReleasePlan:
+    """The one plan that puts a version on trial, in the place of another that is."""
+    before = current
+    if current.challenger is not None:
+        gone = dismissed(current, origin, withdraw=False)
+        before = msgspec.structs.replace(gone, release=current.release)
+    in_shadow = spec.release.strategy != "canary"
+    share = spec.release.shadow.share if in_shadow else spec.release.canary.shares[0]
+    plan = trial(before, entrant, "shadow" if in_shadow else "canary", share, origin, salt)
+    return msgspec.structs.replace(plan, breaker=spec.release.breaker.limits or plan.breaker)
 
 
 def _publish(stores: Stores, plan: ReleasePlan) -> None:

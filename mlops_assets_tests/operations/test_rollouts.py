@@ -1,0 +1,245 @@
+"""Trials from their begin to their end: what is counted, what follows, and that nothing follows twice."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mlops_assets.core.ledger import Decided, Ended, Entry, Frozen, Opened, Released, Started, Thawed
+from mlops_assets.core.records import LabelRecord
+from mlops_assets.core.sequential import Errors
+from mlops_assets.core.trial_facts import TrialBegan, TrialLooked
+from mlops_assets.operations import rollback
+from mlops_assets.operations.live_traffic import compact
+from mlops_assets.operations.rollout_evidence import TrialRows, seen_in_trial
+from mlops_assets.operations.rollouts import looks_again
+from mlops_assets_tests.operations.trial_examples import CANARY, Trying
+
+
+@pytest.fixture
+def trying(tmp_path: Path) -> Trying:
+    return Trying(tmp_path)
+
+
+def by_hand(trying: Trying) -> dict[str, object]:
+    return {"reason": "a test", "decided_by": "user:ann", "now": datetime.now(UTC)}
+
+
+def facts(trying: Trying, kind: type) -> list[object]:
+    return [line.entry.fact for line in trying.stores.ledger.entries("delay") if isinstance(line.entry.fact, kind)]
+
+
+def assert_replays(trying: Trying) -> None:
+    [began] = [one for one in facts(trying, TrialBegan) if isinstance(one, TrialBegan)][-1:]
+    looks = [one for one in facts(trying, TrialLooked) if isinstance(one, TrialLooked)]
+    assert looks
+    assert looks_again(began, looks) == ()
+    assert trying.stores.ledger.verify().problem is None
+
+
+def test_without_a_trial_nothing_is_done(trying: Trying):
+    assert trying.advance().said == "nothing is on trial"
+    assert facts(trying, TrialBegan) == []
+
+
+def test_a_good_version_goes_from_shadow_through_each_share_and_takes_over(trying: Trying):
+    trying.start()
+    trying.log(800, champion=0.75, challenger=0.9)
+    assert trying.until_rest() == ["canary"]
+    assert trying.plan.challenger is not None
+    assert (trying.plan.challenger.mode, trying.plan.challenger.share) == ("canary", 0.05)
+    for _ in range(12):
+        trying.log(2500, champion=0.75, challenger=0.9)
+        trying.advance()
+        if trying.plan.challenger is None:
+            break
+    assert trying.steps == ["canary", "widen", "widen", "promote"]
+    plan = trying.plan
+    assert (plan.champion.version, plan.standby.version if plan.standby else None) == (2, 1)
+    assert trying.trial.promoted
+    assert trying.trial.is_open, "the bake goes on"
+    [released] = [one for one in facts(trying, Released) if isinstance(one, Released) and one.version == 2]
+    assert (released.strategy, released.automated, released.former) == ("shadow-then-canary", True, 1)
+    assert_replays(trying)
+
+
+def test_a_bad_version_goes_before_it_answers_anybody(trying: Trying):
+    trying.start()
+    trying.log(800, champion=0.8, challenger=0.55)
+    assert trying.until_rest() == ["dismiss"]
+    assert (trying.plan.champion.version, trying.plan.challenger, trying.plan.withdrawn) == (1, None, (2,))
+    assert not trying.trial.is_open
+    [incident] = trying.record.open_incidents
+    assert incident.cause == "gates"
+    assert trying.record.refusals[-1][1].version == 2
+    assert_replays(trying)
+
+
+def test_a_version_that_fails_in_shadow_goes(trying: Trying):
+    trying.start()
+    trying.log(200, status=500, output=(), error="it broke")
+    assert trying.until_rest() == ["dismiss"]
+    assert trying.trial.looked is not None
+    assert "errors worse" in trying.trial.looked.reason
+
+
+def test_a_bad_canary_is_dismissed_at_its_first_share(tmp_path: Path):
+    trying = Trying(tmp_path, **CANARY)
+    trying.start()
+    for _ in range(6):
+        trying.log(500, champion=0.85, challenger=0.3)
+        if trying.until_rest():
+            break
+    assert trying.steps == ["dismiss"]
+    assert (trying.plan.champion.version, trying.plan.withdrawn) == (1, (2,))
+    assert_replays(trying)
+
+
+def test_pairs_are_counted_also_where_no_window_is_over_and_labels_come_late(trying: Trying):
+    trying.start()
+    trying.log(300, labels=False)
+    trying.advance()
+    seen = seen_in_trial(trying.spec, trying.stores, trying.trial, trying.history)
+    assert (seen.answered, seen.evidence["errors"]) == (0, (Errors(300, 0, 0),))
+    trying.log(100, champion=1.0, challenger=0.0)
+    compact(trying.spec, trying.stores, "2013-03-01")
+    seen = seen_in_trial(trying.spec, trying.stores, trying.trial, trying.history)
+    assert seen.evidence["quality"] == (Errors(100, 100, 0),)
+    assert seen.evidence["errors"] == (Errors(400, 0, 0),)
+    assert seen.waited_s == 399 * 60
+
+
+def test_of_an_entity_the_first_answer_counts(tmp_path: Path):
+    trying = Trying(tmp_path, **CANARY)
+    trying.start()
+    trying.entities = 200
+    trying.log(200, champion=0.0, challenger=1.0)
+    trying.log(200, champion=1.0, challenger=0.0)
+    trying.advance()
+    assert trying.trial.looked is not None
+    seen = trying.trial.looked.seen
+    [quality] = seen.evidence["quality"]
+    assert isinstance(quality, Errors)
+    assert (quality.samples, quality.candidate, quality.share) == (200, 0, 0.2)
+    assert 200 - quality.champion == seen.answered / 2, "all labelled answers of the challenger are told all the same"
+
+
+def test_a_look_is_written_when_it_says_something_new_or_rests_on_more(trying: Trying):
+    trying.start()
+    trying.log(40)
+    first = trying.advance()
+    assert first.looked is not None
+    assert trying.advance(first.stamp).said == "nothing new"
+    assert trying.advance().looked is None
+    trying.log(10)
+    assert trying.advance().looked is not None
+
+
+def test_frozen_nothing_is_promoted_and_what_is_worse_goes(trying: Trying):
+    def tell(fact: Frozen | Thawed) -> None:
+        trying.stores.ledger.record(Entry("delay", "delay", fact, "user:ann", datetime.now(UTC)))
+
+    trying.start()
+    tell(Frozen("an audit"))
+    trying.log(800, champion=0.75, challenger=0.9)
+    held = trying.advance()
+    assert held.said == "frozen: canary waits"
+    assert trying.advance(held.stamp).said == "nothing new"
+    assert trying.steps == []
+    tell(Thawed("it is over"))
+    trying.advance(held.stamp)
+    assert trying.steps == ["canary"]
+    tell(Frozen("another audit"))
+    trying.log(4000, champion=0.9, challenger=0.1)
+    trying.advance()
+    assert trying.steps == ["canary", "dismiss"]
+
+
+def test_what_takes_too_long_is_inconclusive_and_may_come_back(tmp_path: Path):
+    trying = Trying(tmp_path, shadow={"min_samples": 50, "patience": "2h"})
+    trying.start()
+    trying.log(200, labels=False)
+    assert trying.until_rest() == ["inconclusive"]
+    assert (trying.plan.champion.version, trying.plan.challenger, trying.plan.withdrawn) == (1, None, ())
+    assert [one.cause for one in trying.record.open_incidents] == ["gates"]
+
+
+def test_a_newer_one_or_a_person_ends_a_trial(trying: Trying):
+    trying.start()
+    trying.log(20)
+    trying.advance()
+    rollback.force_release(trying.spec, trying.stores, 2, **by_hand(trying))  # type: ignore[arg-type]
+    assert trying.advance().said == "nothing is on trial"
+    assert trying.steps == ["superseded"]
+
+
+def test_the_incident_that_asked_for_it_is_mitigated_by_the_promotion(tmp_path: Path):
+    trying = Trying(tmp_path, strategy="shadow")
+
+    def tell(subject: str, fact: object) -> None:
+        trying.stores.ledger.record(Entry("delay", subject, fact, "sensor:delay_response", datetime.now(UTC)))  # type: ignore[arg-type]
+
+    tell("delay/performance/1", Opened("performance", "it has decayed", "critical"))
+    tell("d-1", Decided("retrain", "auto", "it has decayed", incidents=("delay/performance/1",)))
+    tell("d-1", Started(1, "lifecycle"))
+    tell("d-1", Ended("on trial", 1, "lifecycle", "version 2 is tried"))
+    trying.start()
+    trying.log(20)
+    trying.advance()
+    assert trying.record.incidents[0].mitigated_at is None
+    trying.log(800, champion=0.75, challenger=0.9)
+    assert trying.until_rest() == ["promote"]
+    assert trying.record.incidents[0].mitigated_by is not None
+    assert trying.record.decisions[0].is_final
+
+
+def promoted(tmp_path: Path) -> Trying:
+    trying = Trying(tmp_path, strategy="shadow")
+    trying.start()
+    trying.log(800, champion=0.75, challenger=0.9)
+    assert trying.until_rest() == ["promote"]
+    return trying
+
+
+def test_after_the_promotion_one_that_is_worse_than_the_standby_is_taken_back(tmp_path: Path):
+    trying = promoted(tmp_path)
+    trying.log_real(1000, truth_of=1)
+    assert trying.until_rest() == ["promote", "roll back"]
+    assert (trying.plan.champion.version, trying.plan.withdrawn, trying.plan.standby) == (1, (2,), None)
+    assert not trying.trial.is_open
+    last = facts(trying, Released)[-1]
+    assert isinstance(last, Released)
+    assert (last.version, last.strategy, last.automated) == (1, "rollback", True)
+    assert_replays(trying)
+
+
+def test_after_the_bake_time_the_standby_is_let_go(tmp_path: Path):
+    trying = promoted(tmp_path)
+    trying.log_real(1000, truth_of=2)
+    assert trying.until_rest() == ["promote"]
+    trying.asked += 3 * 24 * 60
+    trying.log(20)
+    assert trying.until_rest() == ["promote", "settle"]
+    assert (trying.plan.champion.version, trying.plan.standby) == (2, None)
+    assert not trying.trial.is_open
+
+
+def test_values_fed_back_decide_too(tmp_path: Path):
+    conversion = {"name": "conversion", "matters": 0.2, "usual": 0.5}
+    trying = Trying(tmp_path, **{**CANARY, "metrics": [conversion], "canary": {"shares": [0.5], "min_samples": 20}})
+    trying.start()
+    trying.log(600, champion=0.7, challenger=0.9)
+    trying.advance()
+    rows = TrialRows(trying.spec, trying.stores, trying.plan).frame
+    assert rows is not None
+    now = datetime.now(UTC)
+    trying.write(
+        *(
+            LabelRecord("delay", "conversion", float(role == "champion"), now, now, id=name)
+            for name, role in zip(rows["id"], rows["role"], strict=True)
+        )
+    )
+    assert trying.until_rest() == ["dismiss"]
+    assert trying.trial.looked is not None
+    assert "conversion worse" in trying.trial.looked.reason
+    assert_replays(trying)
