@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.replay import NEVER, WEEKLY, PolicyResult, policies_of, replay, replay_all
+from mlops_assets.operations.replay import FOUR_WEEKLY, NEVER, WEEKLY, PolicyResult, policies_of, replay, replay_all
 from mlops_assets.operations.replay.figure import replay_figure
 
 LIVE = datetime(2024, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
-BEFORE, AFTER, A_DAY = 40, 42, 120
+BEFORE, AFTER, A_DAY = 30, 31, 120
 TURN = LIVE + 10 * DAY
 DELAY = timedelta(days=2)
 
@@ -65,7 +65,8 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def results(spec: ModelSpec) -> dict[str, PolicyResult]:
-    tried = replay_all(policies_of(spec), LIVE, LIVE + AFTER * DAY, DELAY)
+    policies = tuple(one for one in policies_of(spec) if one.name != FOUR_WEEKLY)
+    tried = replay_all(policies, LIVE, LIVE + AFTER * DAY, DELAY)
     return {one.policy: one for one in tried}
 
 
