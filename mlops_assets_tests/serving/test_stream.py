@@ -16,6 +16,8 @@ import pytest
 
 nats = pytest.importorskip("nats")
 
+from nats.js.api import AckPolicy, ConsumerConfig  # noqa: E402
+
 from mlops_assets.core.records import PredictionRecord  # noqa: E402
 from mlops_assets.operations.live_traffic import compact, ingest, read_window, stale_windows  # noqa: E402
 from mlops_assets.operations.stores import Stores  # noqa: E402
@@ -78,11 +80,10 @@ class Subjects:
 
     def messages(self, subject: str) -> list[Any]:
         async def read(js: Any) -> list[Any]:
-            found, state = [], (await js.stream_info(f"{self.name}-answers")).state
-            for number in range(state.first_seq, state.last_seq + 1):
-                message = await js.get_msg(f"{self.name}-answers", number)
-                if message.subject == f"{self.name}.{subject}":
-                    found.append(message)
+            found, config = [], ConsumerConfig(ack_policy=AckPolicy.NONE)
+            reading = await js.pull_subscribe(f"{self.name}.{subject}", stream=f"{self.name}-answers", config=config)
+            while (await reading.consumer_info()).num_pending:
+                found += await reading.fetch(500)
             return found
 
         return self.run(read)
@@ -94,6 +95,13 @@ class Subjects:
         """Messages not yet delivered, and delivered without an acknowledgement."""
         info = self.run(lambda js: js.consumer_info(f"{self.name}-rows", f"{self.name}-consumer"))
         return info.num_pending, info.num_ack_pending
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scorer that is told to stop, or has to wait, does not keep the test waiting."""
+    monkeypatch.setattr(streaming, "_FETCH_S", 0.1)
+    monkeypatch.setattr(streaming, "PAUSE_S", 0.05)
 
 
 @pytest.fixture
@@ -217,8 +225,7 @@ def test_what_was_logged_before_a_crash_is_answered_as_logged_whatever_is_releas
     assert sorted(one.id for one in predictions(home)) == ["r1", "r2"]
 
 
-def test_messages_wait_for_a_model(tmp_path: Path, subjects: Subjects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "PAUSE_S", 0.05)
+def test_messages_wait_for_a_model(tmp_path: Path, subjects: Subjects) -> None:
     home = Home(tmp_path / "home")
     subjects.put(message(small_model().request_rows(1)[0], id="r1"))
     looks = 0
@@ -237,7 +244,6 @@ def test_messages_wait_for_a_model(tmp_path: Path, subjects: Subjects, monkeypat
 def test_while_the_log_takes_nothing_messages_wait(
     home: Home, subjects: Subjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "PAUSE_S", 0.05)
     append, failures = LogWriter.append, 0
 
     def full(self: LogWriter, records: Any) -> None:
@@ -280,7 +286,7 @@ def test_a_retired_model_leaves_its_messages_alone(home: Home, subjects: Subject
 def test_subjects_that_cannot_work_are_refused(
     home: Home, subjects: Subjects, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "CONNECT_S", 2.0)
+    monkeypatch.setattr(streaming, "CONNECT_S", 0.3)
     with pytest.raises(StreamRefused, match=said.replace("*", r"\*")):
         scored(home, subjects, lambda _: False, **changes)
 
