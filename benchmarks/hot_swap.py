@@ -27,6 +27,7 @@ from benchmarks.servers import CannotMeasure, Headers, Server, pin_client, requi
 from benchmarks.serving_state import MODEL, PATH, ServingState, key_headers, prepared, publish_next, single_bodies
 from mlops_assets.operations.rollback import roll_back
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.supervise import wait_until_live
 from mlops_assets.stores.home import Home
 
 NAME: Final = "hot_swap"
@@ -37,8 +38,8 @@ ROUNDS: Final = 2
 WARM_UP_S: Final = 2.0
 ROLLBACKS: Final = 3
 _BEFORE_S: Final = 2.0
-# How long is asked around each way back; the command has to start first.
-_AROUND_S: Final = {"in_process": 6.0, "command": 15.0}
+_AFTER_S: Final = 1.5
+_LONGEST_S: Final = 120.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def main(seconds: float = SECONDS, rollbacks: int = ROLLBACKS) -> None:
         for _ in range(rollbacks):
             for name, back in (("in_process", _in_process), ("command", _by_command)):
                 version += 1
-                ways[name].append(_way_back(served, version, back, _AROUND_S[name]))
+                ways[name].append(_way_back(served, version, back))
     calm_ms, swapped_ms = _latencies(calm), _latencies(swapped)
     figures: dict[str, float | int | None] = {
         "errors": _errors(swapped),
@@ -153,23 +154,21 @@ def _asked(served: Served, seconds: float, meanwhile: Callable[[], None]) -> Ans
     return answers.between(answers.due[0] + WARM_UP_S, np.inf)
 
 
-def _way_back(served: Served, version: int, back: Callable[[Served], None], seconds: float) -> float:
+def _way_back(served: Served, version: int, back: Callable[[Served], None]) -> float:
     """Put a bad version into service, and time the way back from it."""
     plan = publish_next(served.home, served.state.entrant(served.home, version), "a bad version")
-    with (
-        ThreadPoolExecutor(1) as pool,
-        asking(served.url, served.bodies, [(RATE / 4, seconds)], served.headers) as client,
-    ):
-        waiting = pool.submit(client.answers)
+    wait_until_live(served.home, MODEL, plan.release)
+    with asking(served.url, served.bodies, [(RATE / 4, _LONGEST_S)], served.headers) as client:
         time.sleep(_BEFORE_S)
         begun = time.monotonic()
         back(served)
-        answers = waiting.result()
+        time.sleep(_AFTER_S)
+        client.stop()
+        answers = client.answers()
     bad = answers.version == plan.champion.version
-    last = float(answers.done[bad].max())
     if not (bad & (answers.done < begun)).any() or bad[-1]:
-        raise CannotMeasure(f"version {version} did not answer before the way back, or was still there at the end")
-    return max(last - begun, 0.0)
+        raise CannotMeasure(f"version {version} did not answer before the way back, or still did after it")
+    return max(float(answers.done[bad].max()) - begun, 0.0)
 
 
 def _in_process(served: Served) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,10 +71,13 @@ class Answers:
 
 @dataclass
 class Asking:
-    """A client at work; `answers` waits for its end."""
+    """A client at work; `answers` waits for its end, `stop` asks nothing more."""
 
     process: "subprocess.Popen[bytes]"
     _path: Path
+
+    def stop(self) -> None:
+        self.process.terminate()
 
     def answers(self) -> Answers:
         """Raises `CannotMeasure` when the client failed."""
@@ -95,7 +99,7 @@ def asking(url: str, bodies: Path, phases: Sequence[tuple[float, float]], header
             yield Asking(process, path)
         finally:
             if process.poll() is None:
-                process.terminate()
+                process.kill()
             process.wait()
 
 
@@ -111,33 +115,37 @@ class _Client:
         self._waiting: deque[int] = deque()
         self._connections = 0
         self._opening: set[asyncio.Task[None]] = set()
-        self._left = len(due)
+        self._told = 0
+        self._stop = asyncio.Event()
         self.done = np.full(len(due), np.nan)
         self.status = np.full(len(due), LATE)
         self.version = np.zeros(len(due), dtype=np.int64)
 
-    async def run(self) -> None:
+    async def run(self) -> int:
+        """Returns how many were asked."""
         place, due = 0, self._due
-        while place < len(due):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        while place < len(due) and not self._stop.is_set():
             now = time.monotonic()
             while place < len(due) and due[place] <= now:
                 self._ask(place)
                 place += 1
             await asyncio.sleep(_TICK_S)
         end = time.monotonic() + _LAST_ANSWER_S
-        while self._left and time.monotonic() < end:
+        while self._told < place and time.monotonic() < end:
             await asyncio.sleep(0.01)
+        return place
 
     def answered(self, place: int, status: int, body: bytes) -> None:
         self.done[place] = time.monotonic()
         self.status[place] = status
         if status == 200 and (match := _VERSION.search(body)):
             self.version[place] = int(match[1])
-        self._left -= 1
+        self._told += 1
 
     def broke(self, place: int) -> None:
         self.status[place] = BROKEN
-        self._left -= 1
+        self._told += 1
 
     def freed(self, connection: "_Connection") -> None:
         if self._waiting:
@@ -236,8 +244,9 @@ def _main(url: str, bodies: str, path: str, phases: str, headers: str) -> None:
     # A pause of the client's own would look like one of the server's.
     gc.freeze()
     gc.disable()
-    uvloop.run(client.run())
-    np.savez(path, due=np.concatenate(due), done=client.done, status=client.status, version=client.version)
+    asked = slice(uvloop.run(client.run()))
+    found = {"due": np.concatenate(due), "done": client.done, "status": client.status, "version": client.version}
+    np.savez(path, **{name: values[asked] for name, values in found.items()})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from mlops_assets.operations.supervise import free_port
 
 SERVER_CORE: Final = 0
 CLIENT_CORE: Final = 1
-READY_S: Final = 120.0
+READY_S: Final = 300.0
 GRACE_S: Final = 20.0
 _SETTLED_S: Final = 5.0
 _LUA: Final = ROOT / "benchmarks" / "wrk.lua"

@@ -5,6 +5,7 @@ on it is told in the benchmarks.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -161,6 +162,8 @@ def _make(state: ServingState) -> None:
         raise AssertionError(f"{len(whole)} flights have no value missing, and {ROWS} are wanted")
     joblib.dump(pipeline, state.pipeline)
     shutil.rmtree(state.mlflow_model, ignore_errors=True)
+    # It warns of pickles, which are what this peer's documentation serves.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
     mlflow.sklearn.save_model(
         pipeline, state.mlflow_model, serialization_format="cloudpickle", pyfunc_predict_fn="predict_proba"
     )
