@@ -1,4 +1,4 @@
-"""Whether a service that answers a million requests holds more memory after them than after its warm-up.
+"""Whether a worker that answers a million requests holds more memory after them than after its warm-up.
 
 Everything is on: keys, log, a canary, metrics, the watcher; the log's segments are sealed on the way, as they are in service. One
 request in a hundred is a batch of a hundred rows.
@@ -40,7 +40,7 @@ def main(requests: int = REQUESTS, warm_up: int = WARM_UP) -> None:
             if load.wrong:
                 raise CannotMeasure(f"{load.wrong} of {load.requests} requests were not answered")
             done += load.requests
-            seen.append((done, server.rss_mb()))
+            seen.append((done, server.worker_rss_mb()))
     warm = next((at, mb) for at, mb in seen if at >= warm_up)
     later = [mb for at, mb in seen if at > warm[0]] or [warm[1]]
     figures: dict[str, float | int | None] = {

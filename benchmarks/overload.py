@@ -109,7 +109,7 @@ class _Memory:
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK_S):
-            self.seen.append((time.monotonic(), self._server.rss_mb()))
+            self.seen.append((time.monotonic(), self._server.worker_rss_mb()))
 
 
 def _figures(found: Phases, capacity: float, memory: _Memory) -> Figures:

@@ -49,9 +49,9 @@ class Server:
         """Processor time of all its processes and threads so far, in user and kernel mode; ticks of 10 ms."""
         return sum(sum(one.cpu_times()[:2]) for one in self._alive())
 
-    def rss_mb(self) -> float:
-        """Resident memory of all its processes."""
-        return sum(one.memory_info().rss for one in self._alive()) / MB
+    def worker_rss_mb(self) -> float:
+        """Resident memory of the process that answers: of those that have started no other, the largest."""
+        return max(one.memory_info().rss for one in self._alive() if not one.children()) / MB
 
     def pause(self) -> None:
         """Stop its processes where they are, so that they take no time from the others."""
