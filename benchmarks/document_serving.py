@@ -122,7 +122,7 @@ def _overload() -> Iterable[str]:
         "p99_calm_ms": "p99 of a fifth of that, ms",
         "p99_ms": "p99 of those answered in the flood, ms",
         "p99_ratio": "the one over the other",
-        "goodput": "answered in the flood, of what can be answered",
+        "goodput": "answered while it lasts, of what can be answered",
         "answered_pct": "answered, % of what was asked",
         "refused_pct": "refused with 503, %",
         "refused_p99_ms": "p99 of the refusals, ms",
