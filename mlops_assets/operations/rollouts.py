@@ -247,11 +247,11 @@ class Rollouts:
         return None
 
     def _stepped(self, under_way: Trial, step: Step | Literal["superseded"], release: int, reason: str) -> None:
-        fact, key = TrialStepped(step, release, reason), f"{under_way.id} {step} {release}"
-        lines: list[Line] = [(under_way.id, fact, key), *self._what_follows(under_way, step, reason)]
-        self._write(lines)
         if step in ("promote", "roll back"):
+            # Before the step is: whoever stops in between finds the step undone, and comes by here again.
             Carrier(self._spec, self._stores, self._runs, self._clock, self._actor).note_releases()
+        fact, key = TrialStepped(step, release, reason), f"{under_way.id} {step} {release}"
+        self._write([(under_way.id, fact, key), *self._what_follows(under_way, step, reason)])
 
     def _what_follows(self, under_way: Trial, step: str, reason: str) -> list[Line]:
         record, version = self._record, under_way.began.version
@@ -303,6 +303,8 @@ def _gone(under_way: Trial, plan: ReleasePlan) -> str | None:
     if under_way.promoted:
         if plan.champion.version != version:
             return f"version {plan.champion.version} answers with release {plan.release}: {plan.reason}"
+        if plan.challenger is not None:
+            return f"version {plan.challenger.version} is on trial since release {plan.release} or before"
         return None if plan.standby is not None else f"its standby is gone with release {plan.release}: {plan.reason}"
     if plan.challenger is None or plan.challenger.version != version:
         return f"version {version} is not on trial any more in release {plan.release}: {plan.reason}"

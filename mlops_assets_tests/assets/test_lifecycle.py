@@ -92,6 +92,29 @@ def test_new_rows_make_a_second_release_judged_against_the_champion(released: St
     assert "the champion's fit without its own held-out rows" in evaluation.compared_with
 
 
+def test_a_candidate_is_put_on_trial_where_that_is_declared_and_a_newer_one_takes_its_place(
+    released: Stores, home: Path, table: Path
+):
+    rules = {"strategy": "shadow-then-canary", "shadow": {"share": 0.5}}
+    champion = released.releases.current("delay").champion
+    tried = []
+    for seed in (2, 3):
+        make_rows(seed=seed).to_parquet(table)
+        run = run_lifecycle(make_spec(table, gates=LENIENT, release=rules), home)
+        assert run.result.success, run.failure()
+        plan = run.stores.releases.current("delay")
+        assert (plan.release, plan.champion, plan.withdrawn) == (seed, champion, ())
+        assert (plan.challenger.mode, plan.challenger.share) == ("shadow", 0.5)
+        metadata = run.result.asset_materializations_for_node("delay__deployed_bento")[0].metadata
+        assert (metadata["on_trial"].value, metadata["version"].value) == (True, plan.challenger.version)
+        assert run.stores.registry.aliased("delay", "champion") == champion.version
+        tried.append(plan)
+    assert tried[0].challenger.version < tried[1].challenger.version
+    assert tried[0].salt != tried[1].salt
+    again = run_lifecycle(make_spec(table, gates=LENIENT, release=rules), home)
+    assert again.stores.releases.current("delay") == tried[1], "that very model is on trial already"
+
+
 def test_a_freeze_while_it_trains_keeps_the_candidate_out_of_service(released: Stores, home: Path, table: Path):
     now = datetime(2024, 3, 1, tzinfo=UTC)
     decision = Decided("retrain", "auto", "it has decayed", details={"trigger": "performance"})

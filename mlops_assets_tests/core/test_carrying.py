@@ -114,6 +114,16 @@ def test_a_release_whose_run_died_is_finished_by_the_next_attempt() -> None:
     assert second == Settle("done", 2, "run-2", made)
 
 
+def test_a_version_on_trial_ends_the_decision_and_mitigates_nothing() -> None:
+    tried = "version 3 is tried beside version 2 with release 5"
+    one = decision(RETRAIN, Started(1))
+    end = next_step(one, [run("succeeded")], attempts=2, now=NOW, released=tried, on_trial=True)
+    assert end == Settle("on trial", 1, "run-1", tried)
+    assert isinstance(end, Settle)
+    assert [type(fact) for _, fact, _ in settled(record_of(entry("i-1", opened())), one, end)] == [Ended]
+    assert decision(RETRAIN, Started(1), Ended("on trial", 1)).is_final
+
+
 def test_a_run_that_never_appears_was_an_attempt() -> None:
     late = AT + timedelta(minutes=6)
     lost = "no run of attempt 1 is known"

@@ -1,5 +1,7 @@
 """Trials from their begin to their end: what is counted, what follows, and that nothing follows twice."""
 
+import os
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from mlops_assets.core.sequential import Errors
 from mlops_assets.core.trial_facts import TrialBegan, TrialLooked
 from mlops_assets.operations import rollback
 from mlops_assets.operations.live_traffic import compact
-from mlops_assets.operations.rollout_evidence import TrialRows, seen_in_trial
+from mlops_assets.operations.rollout_evidence import TrialRows, seen_in_trial, tripped
 from mlops_assets.operations.rollouts import looks_again
+from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
 from mlops_assets_tests.operations.trial_examples import CANARY, Trying
 
 
@@ -133,6 +136,18 @@ def test_a_look_is_written_when_it_says_something_new_or_rests_on_more(trying: T
     assert trying.advance().looked is None
     trying.log(10)
     assert trying.advance().looked is not None
+
+
+def test_one_that_the_workers_have_ceased_to_ask_goes_at_once(trying: Trying):
+    plan, now = trying.start(), datetime.now(UTC)
+    assert plan.challenger is not None
+    breaker = BreakerReport("open", 3, "30 of 50 requests failed")
+    loaded = LoadedVersion(2, plan.challenger.bundle, "shadow", breaker=breaker)
+    serving = LoadedRelease(plan.release, 1, plan.champion.bundle, now, challenger=loaded)
+    state = WorkerState("w-1", os.getpid(), socket.gethostname(), now, now, {"delay": serving}, {})
+    assert tripped(trying.stores, plan, now) is None
+    trying.stores.workers.report(state)
+    assert tripped(trying.stores, plan, now) == "worker w-1 has ceased to ask it 3 times: 30 of 50 requests failed"
 
 
 def test_frozen_nothing_is_promoted_and_what_is_worse_goes(trying: Trying):

@@ -29,13 +29,18 @@ class Trying:
     """Version 1 serves; `start` puts version 2 on trial. Rows are a minute apart, of so many `entities`, in turn."""
 
     def __init__(self, home: Path, stores: Stores | None = None, **release: Any) -> None:
-        self.spec: ModelSpec = small_spec(release={**SHADOW, **release})
+        self.spec = self.declared(**release)
         self.stores = stores or stores_in(home)
         if isinstance(self.stores.registry, MemoryRegistry):
             released(self.stores, 1)
         self.random, self.asked = np.random.default_rng(0), 0
         self.segments = 0
         self.entities = 10**9
+
+    @staticmethod
+    def declared(**release: Any) -> ModelSpec:
+        """The declaration alone."""
+        return small_spec(release={**SHADOW, **release})
 
     @property
     def plan(self) -> ReleasePlan:
