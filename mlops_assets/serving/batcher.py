@@ -42,9 +42,15 @@ class Batchers:
     ----------
     waiting_rows
         That may wait for one model.
+
+    Attributes
+    ----------
+    is_used
+        Whether any slow model has been asked.
     """
 
     def __init__(self, executor: Executor, waiting_rows: int = WAITING_ROWS) -> None:
+        self.is_used = False
         self._executor = executor
         self._waiting_rows = waiting_rows
         self._batchers: WeakKeyDictionary[LiveModel, Batcher] = WeakKeyDictionary()
@@ -63,6 +69,7 @@ class Batchers:
             return await asyncio.get_running_loop().run_in_executor(self._executor, _timed, live.scorer, rows)
         batcher = self._batchers.get(live)
         if batcher is None:
+            self.is_used = True
             batcher = Batcher(live.manifest.model, live.scorer, self._executor, self._waiting_rows)
             self._batchers[live] = batcher
         return await batcher.score(rows)

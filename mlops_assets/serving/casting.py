@@ -186,7 +186,15 @@ def _with_limits(one: LiveModel, plan: ReleasePlan) -> LiveModel:
 
 
 def _breaker(manifest: Manifest, limits: BreakerLimits) -> Breaker:
-    return Breaker(limits, time.monotonic, BreakerMetrics(manifest.model, manifest.version).show)
+    metrics = BreakerMetrics(manifest.model, manifest.version)
+
+    def told(breaker: Breaker) -> None:
+        metrics.show(breaker)
+        extra = {"model": manifest.model, "version": manifest.version, "breaker": breaker.state}
+        message = "%s: the breaker of version %d is %s; it opened last because %s"
+        logger.warning(message, manifest.model, manifest.version, breaker.state, breaker.reason, extra=extra)
+
+    return Breaker(limits, time.monotonic, told)
 
 
 def _known(former: LiveModel | None) -> dict[Release, LiveModel]:

@@ -23,6 +23,7 @@ from bentoml._internal.log import configure_server_logging
 from bentoml._internal.utils.circus import Server
 
 from mlops_assets.serving.door import OpenToTheNetwork, require_keys_or_loopback
+from mlops_assets.serving.json_logs import log_as_json
 from mlops_assets.serving.settings import CERTIFICATE_VARIABLE, KEY_VARIABLE, SERVER_VARIABLE, ServingSettings
 
 logger = logging.getLogger("bentoml.mlops_assets.launch")
@@ -42,6 +43,8 @@ def main() -> None:
     configure_server_logging()  # type: ignore[no-untyped-call]
     try:
         settings = ServingSettings.from_environment()
+        if settings.log_format == "json":
+            log_as_json()
         require_servable(settings, arguments.host)
     except (ValueError, OpenToTheNetwork) as error:
         _refuse(error)

@@ -17,6 +17,7 @@ import msgspec
 
 from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.serving.casting import cast_champion, with_others
+from mlops_assets.serving.json_logs import about
 from mlops_assets.serving.metrics import Loaded, count_refused, show_release
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.state import LiveModel, ServingState, Snapshot
@@ -170,7 +171,8 @@ class ReleaseLoader:
                 count_refused(model)
                 # Tried again every few seconds: said once.
                 if self._state.snapshot.errors.get(model) != errors[model]:
-                    logger.exception("The release of %s is refused; %s", model, _what_stays(former))
+                    extra = {"model": model, **about(former)}
+                    logger.exception("The release of %s is refused; %s", model, _what_stays(former), extra=extra)
                 continue
             if live is not former:
                 self._tell(live, former)
@@ -191,7 +193,8 @@ class ReleaseLoader:
         model, release = live.manifest.model, live.plan.release
         show_release(model, release, live.plan.decided_at, _loaded(live), _loaded(former))
         if former is None or former.plan != live.plan:
-            logger.info("%s: release %d, version %d is live", model, release, live.manifest.version)
+            version = live.manifest.version
+            logger.info("%s: release %d, version %d is live", model, release, version, extra=about(live))
 
 
 def _carried_plan(file: Path) -> ReleasePlan:

@@ -18,6 +18,7 @@ from mlops_assets.core.records import PredictionRecord
 from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.serving.contract import OneOrMany, PredictItem, RawRow
 from mlops_assets.serving.errors import Refusal
+from mlops_assets.serving.json_logs import about
 from mlops_assets.serving.scoring import Block, Means, VersionFailed, first_refused, put_to
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.shadow import ShadowJob
@@ -87,11 +88,12 @@ class Part(msgspec.Struct):
 class Turn:
     """One predict request: the one snapshot that it sees, who answered it, and what is left to do after the reply."""
 
-    __slots__ = ("_has_failed", "answered", "live", "parts", "shadow")
+    __slots__ = ("_has_failed", "answered", "live", "parts", "records", "shadow")
 
     def __init__(self, live: LiveModel) -> None:
         self.live = live
         self.parts: list[Part] = []
+        self.records: Sequence[PredictionRecord] = ()
         self.shadow: ShadowJob | None = None
         self._has_failed = False
 
@@ -215,6 +217,7 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
 
 def count_predictions(turn: Turn, records: Sequence[PredictionRecord]) -> None:
     """Count rows that are answered and logged, and what of them was imputed or out of the known domain."""
+    turn.records = records
     for part in turn.parts:
         metrics = part.block.live.metrics
         metrics.predictions.inc(len(part.places))
@@ -225,11 +228,13 @@ def count_predictions(turn: Turn, records: Sequence[PredictionRecord]) -> None:
                 metrics.flagged(record.imputed, record.out_of_domain)
 
 
-def failure_record(live: LiveModel, status: int, error: str, started: float) -> PredictionRecord:
-    """What is logged of a request that was not answered with a prediction."""
+def failure_record(
+    live: LiveModel, status: int, error: str, started: float, record_id: str | None = None
+) -> PredictionRecord:
+    """What is logged of a request that was not answered with a prediction; its id is made where none is given."""
     served_at = datetime.now(UTC)
     return PredictionRecord(
-        id=str(uuid_utils.uuid7()),
+        id=record_id or str(uuid_utils.uuid7()),
         model=live.manifest.model,
         version=live.manifest.version,
         bundle=live.bundle,
@@ -390,7 +395,8 @@ def _say(failure: VersionFailed) -> None:
     key = (manifest.model, manifest.version)
     if now - _said.get(key, -_SAID_SECONDS) >= _SAID_SECONDS:
         _said[key] = now
-        logger.warning("%s: another answers in place of %s", manifest.model, failure, exc_info=failure)
+        message = "%s: another answers in place of %s"
+        logger.warning(message, manifest.model, failure, exc_info=failure, extra=about(failure.live))
 
 
 def _outputs(live: LiveModel, output: Sequence[float]) -> tuple[Any, Any, Any]:

@@ -98,6 +98,8 @@ class ServingRuntime:
 
     def _queue_s(self, model: str) -> float:
         """Seconds until the scorer of a model would begin with one more request."""
+        if not self.means.batchers.is_used:
+            return 0.0
         live = self.state.snapshot.models.get(model)
         return self.means.batchers.wait_s(live) if live is not None and live.is_slow else 0.0
 

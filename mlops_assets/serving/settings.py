@@ -50,6 +50,10 @@ class ServingSettings:
         `MLOPS_MAX_IN_FLIGHT`: while a worker answers so many requests, further ones are answered 503 unread.
     cache_rows
         `MLOPS_CACHE_ROWS`: answers kept for each model, for rows that are asked for again; 0 (default) keeps none.
+    log_format
+        `MLOPS_LOG_FORMAT`: "json" writes the service's own log as one JSON object a line; "text" (default) as BentoML does.
+    trace_share
+        `MLOPS_TRACE_SHARE`: the share of requests that get an OpenTelemetry span, at most 1; 0 (default) makes none.
     tls_certificate, tls_key
         `MLOPS_TLS_CERTIFICATE`, `MLOPS_TLS_KEY`: PEM files, with which `launch.py` answers HTTPS; both or neither.
     """
@@ -69,6 +73,8 @@ class ServingSettings:
     max_wait_ms: float = 1000.0
     max_in_flight: int = 1000
     cache_rows: int = 0
+    log_format: Literal["text", "json"] = "text"
+    trace_share: float = 0.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServingSettings":
@@ -79,6 +85,9 @@ class ServingSettings:
         auth = environment.get(AUTH_VARIABLE) or cls.auth
         if auth not in ("off", "keys"):
             raise ValueError(f"{AUTH_VARIABLE}={auth!r}: choose 'keys' or 'off'")
+        log_format = environment.get("MLOPS_LOG_FORMAT") or cls.log_format
+        if log_format not in ("text", "json"):
+            raise ValueError(f"MLOPS_LOG_FORMAT={log_format!r}: choose 'text' or 'json'")
         certificate, key = (_file(environment, name) for name in (CERTIFICATE_VARIABLE, KEY_VARIABLE))
         if (certificate is None) != (key is None):
             raise ValueError(f"TLS needs both {CERTIFICATE_VARIABLE} and {KEY_VARIABLE}, or neither: set the other too")
@@ -97,6 +106,8 @@ class ServingSettings:
             tls_key=key,
             max_wait_ms=_positive(environment, "MLOPS_MAX_WAIT_MS", float, cls.max_wait_ms),
             max_in_flight=_positive(environment, "MLOPS_MAX_IN_FLIGHT", int, cls.max_in_flight),
+            trace_share=_share(environment, "MLOPS_TRACE_SHARE"),
+            log_format="json" if log_format == "json" else "text",
             cache_rows=_positive(environment, "MLOPS_CACHE_ROWS", int, 0) if environment.get("MLOPS_CACHE_ROWS") else 0,
         )
 
@@ -109,6 +120,17 @@ def _file(environment: Mapping[str, str], name: str) -> Path | None:
     if not path.is_file():
         raise ValueError(f"{name}={text!r} is not a file")
     return path
+
+
+def _share(environment: Mapping[str, str], name: str) -> float:
+    text = environment.get(name) or "0"
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r} is not a number") from None
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={text!r} must be between 0 and 1")
+    return value
 
 
 def _positive(environment: Mapping[str, str], name: str, read: Callable[[str], T], default: T) -> T:

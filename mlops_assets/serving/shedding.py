@@ -51,6 +51,8 @@ class Shedder:
     ----------
     in_flight
         Requests that are being answered; counted up and down by whoever answers them.
+    learns
+        Whether any request has come with a deadline, so that it is worth to know how long scoring takes.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Shedder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.in_flight = 0
+        self.learns = False
         self._max_wait_s = max_wait_s
         self._max_in_flight = max_in_flight
         self._queue_s = queue_s
@@ -114,6 +117,7 @@ class Shedder:
         return longest
 
     def _late(self, model: str, value: bytes, wait: float) -> Refusal | None:
+        self.learns = True
         try:
             deadline_s = float(value) / 1e3
         except ValueError:
