@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlops_assets.acts import bad_release, between, dead_feed, living_system, season, stage_of, without_weather
-from mlops_assets.cli_scorecard import print_scorecard
+from mlops_assets.cli.scorecard import print_scorecard
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.drills.bad_models import register_shuffled
 from mlops_assets.drills.stage import DrillFailed

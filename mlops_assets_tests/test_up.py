@@ -15,7 +15,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 def start(folder: Path, commands: dict[str, list[str]]) -> "subprocess.Popen[bytes]":
     program = (
-        "from pathlib import Path\nfrom mlops_assets.cli import run_together\n"
+        "from pathlib import Path\nfrom mlops_assets.cli.main import run_together\n"
         f"print(run_together({commands!r}, Path({str(folder)!r}), 'running'), flush=True)"
     )
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mlops_assets import cli_drill
-from mlops_assets.cli import app
+from mlops_assets.cli import app, drill
 from mlops_assets.drills.catalogue import DRILLS
 from mlops_assets.drills.ground import Ground
 from mlops_assets.drills.report import DrillResult
@@ -24,9 +23,9 @@ def results(monkeypatch: pytest.MonkeyPatch) -> dict[str, DrillResult]:
     def play(name: str, ground: Ground) -> DrillResult:
         return given.get(name, FINE)
 
-    monkeypatch.setattr(cli_drill, "_play", play)
-    monkeypatch.setattr(cli_drill, "_play_apart", play)
-    monkeypatch.setattr(cli_drill, "_ENDING", ())
+    monkeypatch.setattr(drill, "_play", play)
+    monkeypatch.setattr(drill, "_play_apart", play)
+    monkeypatch.setattr(drill, "_ENDING", ())
     monkeypatch.setattr(Ground, "train", lambda *_, **__: None)
     return given
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 import mlops_assets
-from mlops_assets.cli_ledger import _user
+from mlops_assets.cli.ledger import _user
 from mlops_assets.stores.home import Home
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from mlops_assets import cli_verbs
-from mlops_assets.cli_verbs import add_verbs
+from mlops_assets.cli import verbs
+from mlops_assets.cli.verbs import add_verbs
 from mlops_assets.core.ledger import Decided, Frozen
 from mlops_assets.operations import models
 from mlops_assets_tests.sensors.patient import Patient, better, only
@@ -22,7 +22,7 @@ def patient(tmp_path, monkeypatch: pytest.MonkeyPatch):
     with dg.DagsterInstance.ephemeral() as instance:
         patient = Patient(tmp_path, instance, actions={"rollback": "approve"})
         monkeypatch.setattr(models, "declared_models", lambda: {"delay": patient.spec})
-        monkeypatch.setattr(cli_verbs, "_stores", lambda: patient.stores)
+        monkeypatch.setattr(verbs, "_stores", lambda: patient.stores)
         yield patient
 
 

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mlops_assets.cli_keys import add_key_commands
+from mlops_assets.cli.keys import add_key_commands
 from mlops_assets.stores.api_keys import ApiKeyStore
 
 app = typer.Typer()

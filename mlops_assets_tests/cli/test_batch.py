@@ -8,7 +8,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from mlops_assets.cli_batch import add_batch_command
+from mlops_assets.cli.batch import add_batch_command
 from mlops_assets.operations import models
 from mlops_assets.stores.home import ENVIRONMENT_VARIABLE, Home
 from mlops_assets_tests.serving.factory import release, small_model

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mlops_assets.cli_ledger import _user
+from mlops_assets.cli.ledger import _user
 from mlops_assets.stores.api_keys import PERMISSIONS, ApiKey, ApiKeysDamaged, ApiKeyStore, Permission, UnknownKey
 from mlops_assets.stores.home import Home
 

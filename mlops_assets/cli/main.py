@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 import mlops_assets
-from mlops_assets.cli_batch import add_batch_command
-from mlops_assets.cli_drill import add_drill_command
-from mlops_assets.cli_keys import add_key_commands
-from mlops_assets.cli_ledger import add_ledger_commands
-from mlops_assets.cli_replay import add_replay_command
-from mlops_assets.cli_rollouts import add_rollouts_command
-from mlops_assets.cli_scorecard import add_scorecard_command
-from mlops_assets.cli_stream import add_stream_command
-from mlops_assets.cli_verbs import add_verbs
+from mlops_assets.cli.batch import add_batch_command
+from mlops_assets.cli.drill import add_drill_command
+from mlops_assets.cli.keys import add_key_commands
+from mlops_assets.cli.ledger import add_ledger_commands
+from mlops_assets.cli.replay import add_replay_command
+from mlops_assets.cli.rollouts import add_rollouts_command
+from mlops_assets.cli.scorecard import add_scorecard_command
+from mlops_assets.cli.stream import add_stream_command
+from mlops_assets.cli.verbs import add_verbs
 from mlops_assets.stores.home import Home
 
 app = typer.Typer(
@@ -335,6 +335,3 @@ add_verbs(app)
 add_key_commands(app)
 add_batch_command(app)
 add_stream_command(app)
-
-if __name__ == "__main__":
-    app()
