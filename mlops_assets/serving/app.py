@@ -3,6 +3,7 @@
 Unknown paths end here, because BentoML's metrics keep a label for each path they see.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -10,18 +11,21 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+import uuid_utils
 
 from mlops_assets.serving import v2
 from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.feedback import label_records
+from mlops_assets.serving.json_logs import about
 from mlops_assets.serving.metrics import RequestMetrics, count_labels
-from mlops_assets.serving.openapi import DOCS_PAGE, openapi_document, request_schema
+from mlops_assets.serving.openapi import DOCS_FILES, DOCS_PAGE, openapi_document, request_schema
 from mlops_assets.serving.predict import Turn, count_predictions, failure_record, records_and_answer, score
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.shedding import SHED
 from mlops_assets.serving.state import LiveModel, Snapshot
 from mlops_assets.serving.tallies import flush_tallies
+from mlops_assets.serving.tracing import Traces, open_traces
 from mlops_assets.stores.api_keys import Permission
 from mlops_assets.stores.prediction_log import LogError
 
@@ -34,8 +38,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 logger = logging.getLogger("bentoml.mlops_assets.app")
 
 _PROBES = frozenset({"/livez", "/healthz", "/readyz"})
-_BENTOML_PATHS = frozenset({"/metrics", "/schema.json"})
-_BENTOML_FOLDER = "/static_content/"
+_BENTOML_PATHS = frozenset({"/metrics", "/schema.json", *DOCS_FILES})
 _JSON = b"application/json"
 _NO_HEADERS: tuple[tuple[bytes, bytes], ...] = ()
 _DEBUG = (b"x-mlops-debug", b"1")
@@ -106,17 +109,21 @@ class ServingApp:
         self._inner = inner
         self._runtime = runtime
         self._requests = RequestMetrics()
+        self._traces: Traces | None = None
         self._door = Door(runtime.settings)
         self._documents: tuple[Snapshot, bytes] | None = None
 
     async def start(self) -> None:
         """Open the door, then begin to work. Raises when keys, releases or the log cannot be worked with."""
+        self._traces = open_traces(self._runtime.settings.trace_share)
         await self._door.start()
         await self._runtime.start()
 
     async def stop(self) -> None:
         await self._runtime.stop()
         await self._door.stop()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -139,7 +146,7 @@ class ServingApp:
             await self._v2(path, scope, receive, send)
         elif path in _PROBES:
             await self._inner(scope, receive, send)
-        elif path in _BENTOML_PATHS or path.startswith(_BENTOML_FOLDER):
+        elif path in _BENTOML_PATHS:
             await self._answer_inside(scope, receive, send)
         elif path == "/v1/models":
             await self._answer("", "models", self._models, scope, receive, send)
@@ -199,7 +206,8 @@ class ServingApp:
             failure = refusal
         except Exception:
             # The edge: whatever failed, the caller gets JSON and the connection stays usable.
-            logger.exception("%s %s failed, asked with key %s", scope["method"], scope["path"], scope.get(KEY_ID))
+            scope["mlops.failed"] = str(uuid_utils.uuid7())
+            logger.exception("%s %s failed", scope["method"], scope["path"], extra=self._about(model, scope))
             failure = Refusal(500, "internal_error", "the request failed inside the service; its log says why")
         finally:
             if posted:
@@ -216,11 +224,13 @@ class ServingApp:
         seconds = time.perf_counter() - started
         self._requests.observe(known, route, status, seconds)
         turn: Turn | None = scope.get("mlops.turn")
+        if self._traces is not None:
+            self._trace(scope, known, route, status, seconds)
         if turn is None:
             await _send(send, status, body, content_type, headers)
             return
         turn.ended(status, seconds)
-        if failure is None:
+        if failure is None and shedder.learns:
             shedder.answered(model, turn.scoring_s)
         if _DEBUG in scope["headers"] and failure is None:
             headers = (*headers, (b"x-mlops-release", turn.header))
@@ -238,6 +248,14 @@ class ServingApp:
         body = v2.error_body(refusal) if scope["path"].startswith("/v2") else refusal.body
         self._requests.observe("" if live is None else model, route, refusal.status, time.perf_counter() - started)
         await _send(send, refusal.status, body, _JSON, refusal.headers)
+
+    def _trace(self, scope: Scope, model: str, route: str, status: int, seconds: float) -> None:
+        """Make the span of a request that is sampled; it is sent from another thread."""
+        assert self._traces is not None
+        parent = self._traces.sampled(scope["headers"])
+        if parent is not None:
+            method, turn = scope["method"], scope.get("mlops.turn")
+            self._traces.record(parent, method, model, route, status, seconds, turn)
 
     async def _answer_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         """BentoML answers those who may ask."""
@@ -260,7 +278,7 @@ class ServingApp:
         runtime = self._runtime
         scored = await score(turn, body, runtime.settings, runtime.means)
         records, answer = records_and_answer(scored, scope["mlops.started"])
-        await self._append(records)
+        await self._append(model, records)
         count_predictions(turn, records)
         return answer
 
@@ -268,7 +286,7 @@ class ServingApp:
         live = _live(self._runtime.state.snapshot, model)
         body = await self._door.body(scope, receive)
         records = label_records(live.manifest, body, self._runtime.settings.max_rows)
-        await self._append(records)
+        await self._append(model, records)
         count_labels(model, len(records))
         return b'{"accepted":%d}' % len(records)
 
@@ -333,11 +351,11 @@ class ServingApp:
     async def _unknown(self, _model: str, scope: Scope, _receive: Receive) -> bytes:
         raise Refusal(404, "not_found", "there is no such path: GET /openapi.json lists those there are")
 
-    async def _append(self, records: Any) -> None:
+    async def _append(self, model: str, records: Any) -> None:
         try:
             await self._runtime.append(records)
         except LogError as error:
-            logger.error("Answering 503: %s", error)
+            logger.error("Answering 503: %s", error, extra=about(self._runtime.state.snapshot.models.get(model)))
             message = "the answer could not be logged and is therefore not given"
             raise Refusal(503, "not_logged", message, headers=((b"retry-after", b"1"),)) from error
 
@@ -349,10 +367,18 @@ class ServingApp:
             return
         if refusal.code == SHED:
             return
+        failed = scope.get("mlops.failed")
+        record = failure_record(live, refusal.status, str(refusal), scope["mlops.started"], failed)
         try:
-            await self._runtime.append([failure_record(live, refusal.status, str(refusal), scope["mlops.started"])])
+            await self._runtime.append([record])
         except LogError as error:
-            logger.error("A failed request is not on record: %s", error)
+            logger.error("A failed request is not on record: %s", error, extra=about(live, record.id))
+
+    def _about(self, model: str, scope: Scope) -> dict[str, Any]:
+        """What a line about a failed request says beside its message."""
+        turn: Turn | None = scope.get("mlops.turn")
+        live = self._runtime.state.snapshot.models.get(model) if turn is None else turn.live
+        return about(live, scope["mlops.failed"], scope.get(KEY_ID))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start before BentoML says that it has started, stop before it does."""

@@ -1,5 +1,6 @@
 """The documents that describe the service: JSON Schema of a model's input, OpenAPI of all routes, and the page that shows it."""
 
+import re
 from typing import Any
 
 from mlops_assets.core.manifest import FeatureContract, Manifest
@@ -22,6 +23,8 @@ DOCS_PAGE = b"""<!DOCTYPE html>
 </body>
 </html>
 """
+# What the page needs of BentoML's files, by path. Other paths there do not reach BentoML, which keeps a label for each it sees.
+DOCS_FILES = frozenset(re.findall(r"/static_content/[\w.-]+", DOCS_PAGE.decode()))
 
 _TIME = {"type": "string", "format": "date-time", "description": "RFC 3339 with a time zone"}
 _KEY = {"type": "string", "minLength": 1, "maxLength": 200}

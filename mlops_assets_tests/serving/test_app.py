@@ -412,9 +412,13 @@ class TestDocuments:
         assert page.headers["content-type"].startswith("text/html")
         assert "http" not in page.text
 
-    @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/metrics", "/static_content/index.css"])
+    @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/metrics", "/static_content/swagger-ui.css"])
     def test_what_bentoml_has_is_bentomls_to_answer(self, shared_app: AppUnderTest, path: str):
         assert shared_app.get(path).text == f"inner {path}"
+
+    @pytest.mark.parametrize("path", ["/static_content/", "/static_content/x.css", "/static_content/swagger-ui.css/x"])
+    def test_paths_that_it_would_only_count_do_not_reach_it(self, shared_app: AppUnderTest, path: str):
+        assert shared_app.get(path).status_code == 404
 
 
 class TestNothingLoaded:
