@@ -7,13 +7,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from datetime import datetime
 from typing import Any
 
 import msgspec
 import uuid_utils
 
 from mlops_assets.serving import v2
+from mlops_assets.serving.describe import LiveModelsAnswer, describe
 from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.feedback import label_records
@@ -55,45 +55,6 @@ _OPEN_ROUTES = frozenset({"v2-live", "v2-ready"})
 _PREDICTING = frozenset({"predict", "infer"})
 _POSTED = frozenset({"predict", "infer", "feedback"})
 _OCTETS = b"application/octet-stream"
-
-
-class BesideAnswer(msgspec.Struct):
-    """Who is loaded beside a champion, in which place of the plan."""
-
-    place: str
-    role: str
-    version: int
-    bundle: str
-    breaker: str
-
-
-class LiveModelAnswer(msgspec.Struct):
-    """One entry of `GET /v1/models`."""
-
-    model: str
-    task: str
-    version: int
-    release: int
-    role: str
-    bundle: str
-    released_at: datetime
-    loaded_at: datetime
-    label: str
-    classes: tuple[str | int, ...]
-    compiled: bool
-    masked: tuple[str, ...]
-    retired: str | None
-    breaker: str
-    beside: list[BesideAnswer]
-    refused: dict[str, str]
-
-
-class LiveModelsAnswer(msgspec.Struct):
-    """What this worker answers from, and by model why its newest release was not loaded."""
-
-    worker: str
-    models: list[LiveModelAnswer]
-    errors: dict[str, str]
 
 
 class ServingApp:
@@ -292,7 +253,7 @@ class ServingApp:
 
     async def _models(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
         snapshot = self._runtime.state.snapshot
-        models = [_describe(live) for _, live in sorted(snapshot.models.items())]
+        models = [describe(live) for _, live in sorted(snapshot.models.items())]
         return msgspec.json.encode(LiveModelsAnswer(self._runtime.worker, models, dict(snapshot.errors)))
 
     async def _schema(self, model: str, _scope: Scope, _receive: Receive) -> bytes:
@@ -409,31 +370,6 @@ def _live(snapshot: Snapshot, model: str) -> LiveModel:
     if not snapshot.models:
         raise Refusal(503, "not_loaded", "no model is released yet", headers=((b"retry-after", b"5"),))
     raise Refusal(404, "unknown_model", f"there is no model {model[:100]!r}: choose from {sorted(snapshot.models)}")
-
-
-def _describe(live: LiveModel) -> LiveModelAnswer:
-    manifest, plan = live.manifest, live.plan
-    return LiveModelAnswer(
-        model=manifest.model,
-        task=manifest.task,
-        version=manifest.version,
-        release=plan.release,
-        role=live.role,
-        bundle=live.bundle,
-        released_at=plan.decided_at,
-        loaded_at=live.loaded_at,
-        label=manifest.label,
-        classes=manifest.classes,
-        compiled=manifest.uncompiled is None,
-        masked=plan.masked,
-        retired=plan.retired,
-        breaker=live.breaker.state,
-        beside=[
-            BesideAnswer(place, one.role, one.manifest.version, one.bundle, one.breaker.state)
-            for place, one in live.beside.loaded.items()
-        ],
-        refused={str(place): why for place, why in live.beside.refused.items()},
-    )
 
 
 def _require_method(scope: Scope, allowed: str) -> None:
