@@ -58,7 +58,9 @@ class FeatureSpec(Declaration):
     categories: tuple[str, ...] | None = Field(
         None, min_length=1, description="known levels; learnt in training if left out"
     )
-    domain: Literal["open", "closed"] = Field("open", description="closed: a request outside is refused, a row goes to quarantine")
+    domain: Literal["open", "closed"] = Field(
+        "open", description="closed: a request outside is refused, a row goes to quarantine"
+    )
     nullable: bool = True
     impute: NumberStrategy | CategoryStrategy | None = Field(None, description="overrides the model's strategy")
     feed: str | None = Field(None, description="one of the declared feeds; what breaks together is one incident")
