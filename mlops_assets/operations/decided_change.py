@@ -61,7 +61,7 @@ def _apply(spec: ModelSpec, stores: Stores, decision: Decision, now: datetime) -
         case "roll back":
             return roll_back(spec, stores, version, instead_of=about, **said)
         case "freeze":
-            return None if version is None else roll_back(spec, stores, version, **said)
+            return None if version is None else roll_back(spec, stores, version, instead_of=about, **said)
         case "impute":
             features = tuple(name for name in details.get("masked", "").split(",") if name)
             return mask(spec, stores, features, **said)

@@ -31,10 +31,10 @@ def watch_release(spec: ModelSpec, stores: Stores, now: datetime) -> GuardFindin
     Parameters
     ----------
     now
-        By the wall clock; a release is watched for the declared time since it was decided.
+        By the wall clock; a release is watched for the declared time since its champion came, or was told what to mask.
     """
     plan = stores.releases.current(spec.name)
-    if plan is None or not _is_watched(spec, plan, now):
+    if plan is None or not _is_watched(spec, stores, plan, now):
         return None
     live = stores.workers.live(now, HEARTBEAT_MAX_AGE)
     parts = [
@@ -49,6 +49,18 @@ def watch_release(spec: ModelSpec, stores: Stores, now: datetime) -> GuardFindin
     return GuardFinding(plan.release, plan.champion.version, plan.decided_at, verdict, counts, len(parts))
 
 
-def _is_watched(spec: ModelSpec, plan: ReleasePlan, now: datetime) -> bool:
-    answers = plan.retired is None and not plan.fallen_back
-    return answers and now - plan.decided_at <= spec.response.service.watch
+def _is_watched(spec: ModelSpec, stores: Stores, plan: ReleasePlan, now: datetime) -> bool:
+    if plan.retired is not None or plan.fallen_back:
+        return False
+    watch = spec.response.service.watch
+    return now - plan.decided_at <= watch and now - _answers_so_since(stores, plan) <= watch
+
+
+def _answers_so_since(stores: Stores, plan: ReleasePlan) -> datetime:
+    """Since when the champion answers as it does: a step of a trial makes a new plan, and no new champion."""
+    since = plan
+    for earlier in reversed(stores.releases.history(plan.model)):
+        if (earlier.champion, earlier.masked, earlier.fallen_back) != (plan.champion, plan.masked, plan.fallen_back):
+            break
+        since = earlier
+    return since.decided_at

@@ -45,7 +45,7 @@ Evidence = dict[str, tuple[Batch, ...]]
 _CLOCKS_DIFFER = timedelta(hours=1)  # between hosts, at most
 _WINDOWS_FOR_P95 = 3
 _kept: dict[
-    tuple[str, int], tuple[str, pd.DataFrame]
+    tuple[str, str, int], tuple[str, pd.DataFrame]
 ] = {}  # rows of a window are read anew only when it has changed: a trial looks every few seconds
 
 
@@ -94,7 +94,10 @@ class TrialRows:
         return known.sort_by([(column, "ascending") for column in ("revision", "received_at", "number")])
 
     def _rows(self, window: str, content: str, since: int, *, is_made: bool) -> pd.DataFrame:
-        key = (self._stores.lake.table_path(self._spec.name, f"{TABLES}/{window}"), since)
+        tables = self._stores.lake.table_path(self._spec.name, TABLES)
+        for old in [one for one in _kept if one[0] == tables and one[2] != since]:
+            del _kept[old]
+        key = (tables, window, since)
         if key in _kept and _kept[key][0] == content:
             return _kept[key][1]
         if is_made:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from mlops_assets.core.carrying import Line, found
 from mlops_assets.core.ledger import Entry, Fact, Mitigated, Record, Refused, Resolved
-from mlops_assets.core.response import GATES
+from mlops_assets.core.response import GATES, RUNS
 from mlops_assets.core.rollout import (
     Entrant,
     Origin,
@@ -175,7 +175,9 @@ class Rollouts:
             return self._do(under_way, history, "dismiss", f"it cannot be relied on: {error}")
         except ChangeRefused as error:
             if step == "roll back":
-                self._stepped(under_way, "superseded", history[-1].release, f"it cannot be taken back: {error}")
+                why = f"version {version} is worse, and cannot be taken back: {error}"
+                self._write([found(self._record, f"{RUNS}roll back", why, "critical", under_way.id)])
+                self._stepped(under_way, "superseded", history[-1].release, why)
             return f"{step} of version {version} was refused: {error}"
         except ChangeFailed as error:
             newest = self._stores.releases.history(self._spec.name)
@@ -188,20 +190,10 @@ class Rollouts:
         return f"version {version}: {step} with release {changed.plan.release}; {reason}; {where}"
 
     def _change(self, under_way: Trial, history: Sequence[ReleasePlan], step: Step, reason: str) -> Changed:
-        spec, stores, plan = self._spec, self._stores, history[-1]
+        spec, stores = self._spec, self._stores
         origin, protocol = self._origin(under_way, step, reason), under_way.began.protocol
         if step == "roll back":
-            assert plan.standby is not None
-            return roll_back(
-                spec,
-                stores,
-                plan.standby.version,
-                reason=origin.reason,
-                decided_by=origin.decided_by,
-                now=origin.decided_at,
-                origin=origin.rollout,
-                instead_of=under_way.began.version,
-            )
+            return self._roll_back(under_way, history, origin)
         until = self._now() + timedelta(seconds=protocol.stage("bake").patience_s)
 
         def following(past: History) -> ReleasePlan:
@@ -220,6 +212,30 @@ class Rollouts:
                     return dismissed(current, origin, withdraw=step == "dismiss")
 
         return carry_out(spec, stores, origin, following)
+
+    def _roll_back(self, under_way: Trial, history: Sequence[ReleasePlan], origin: Origin) -> Changed:
+        """Back to the standby that the promotion left, or to the last good one before it where that cannot serve."""
+        promotion, _ = outcome_of(history, f"{under_way.id}/promote")
+        standby = None if promotion is None else promotion.standby
+
+        def to(version: int | None) -> Changed:
+            return roll_back(
+                self._spec,
+                self._stores,
+                version,
+                reason=origin.reason,
+                decided_by=origin.decided_by,
+                now=origin.decided_at,
+                origin=origin.rollout,
+                instead_of=under_way.began.version,
+            )
+
+        if standby is None:
+            return to(None)
+        try:
+            return to(standby.version)
+        except ChangeRefused:
+            return to(None)
 
     def _entrant(self, plan: ReleasePlan) -> Entrant:
         if plan.challenger is None:

@@ -150,7 +150,9 @@ class ServingApp:
         started = scope["mlops.started"] = time.perf_counter()
         posted, shedder = route in _POSTED, self._runtime.shedder
         if posted:
-            refusal = shedder.refusal(model, scope["headers"])
+            # By its own name only where there is such a model: callers must not make labels.
+            known = model if model in self._runtime.state.snapshot.models else ""
+            refusal = shedder.refusal(known, scope["headers"])
             if refusal is not None:
                 await self._turn_away(model, route, refusal, started, scope, send)
                 return

@@ -178,8 +178,9 @@ class Door:
         stamp = self._store.stamp()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         self._known = _Known(KeyRing(self._store.all()))
+        # Only now: what could not be read is read again at the next look.
+        self._stamp = stamp
 
 
 def require_keys_or_loopback(host: str, auth: str) -> None:

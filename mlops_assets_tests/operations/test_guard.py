@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlops_assets.core.rollout import Challenger
 from mlops_assets.core.service_counts import LATENCY_BOUNDS_MS, ServiceCounts
 from mlops_assets.operations.guard import watch_release
 from mlops_assets.operations.stores import Stores
@@ -68,6 +69,20 @@ def test_only_a_fresh_release_is_watched(stores: Stores):
     report(stores, "a", BAD + BAD + BAD, at=later)
     assert watch_release(SPEC, stores, later) is None
     assert watch_release(SPEC, stores, later - timedelta(minutes=2)) is not None
+
+
+def test_a_step_of_a_trial_makes_no_old_champion_fresh(stores: Stores):
+    plan = stores.releases.current("delay")
+    assert plan is not None
+    later = datetime.now(UTC) + timedelta(hours=2)
+    trial = Challenger(3, "sha256:3", "canary", 0.1)
+    stores.releases.publish(msgspec.structs.replace(plan, release=3, previous=2, challenger=trial, decided_at=later))
+    report(stores, "a", BAD + BAD + BAD, number=3, at=later)
+    assert watch_release(SPEC, stores, later) is None
+    masked = msgspec.structs.replace(plan, release=4, previous=3, masked=("temp",), decided_at=later)
+    stores.releases.publish(masked)
+    report(stores, "a", BAD + BAD + BAD, number=4, at=later)
+    assert watch_release(SPEC, stores, later) is not None, "what it is told to mask is new"
 
 
 @pytest.mark.parametrize("changes", [{"retired": "no use"}, {"fallen_back": True}])

@@ -97,7 +97,10 @@ def test_a_rival_that_is_better_takes_over(patient: Patient, monkeypatch: pytest
     patient.judge(1, decayed=True)
     looked(patient)
     [waiting] = patient.record.open_decisions
-    assert (waiting.what.action, waiting.what.details) == ("roll back", {"version": "1"})
+    assert (waiting.what.action, waiting.what.details) == (
+        "roll back",
+        {"version": "1", "instead_of": "2"},
+    )
 
 
 def test_a_monitor_that_fails_is_an_incident_until_it_does_not(

@@ -14,7 +14,7 @@ from mlops_assets.core.trial_facts import TrialBegan, TrialLooked
 from mlops_assets.operations import rollback
 from mlops_assets.operations.live_traffic import compact
 from mlops_assets.operations.rollout_evidence import TrialRows, seen_in_trial, tripped
-from mlops_assets.operations.rollouts import looks_again
+from mlops_assets.operations.rollouts import Rollouts, looks_again
 from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
 from mlops_assets_tests.operations.trial_examples import CANARY, Trying
 
@@ -226,6 +226,22 @@ def test_after_the_promotion_one_that_is_worse_than_the_standby_is_taken_back(tm
     assert isinstance(last, Released)
     assert (last.version, last.strategy, last.automated) == (1, "rollback", True)
     assert_replays(trying)
+
+
+def test_who_is_stopped_while_taking_back_finishes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trying = promoted(tmp_path)
+    trying.log_real(1000, truth_of=1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rollouts, "_stepped", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trying.until_rest()
+    assert (trying.plan.champion.version, trying.plan.standby) == (1, None), "the plan is made, and nothing noted"
+    assert trying.until_rest() == ["promote", "roll back"]
+    assert [one.version for one in facts(trying, Released)] == [1, 2, 1]
 
 
 def test_after_the_bake_time_the_standby_is_let_go(tmp_path: Path):

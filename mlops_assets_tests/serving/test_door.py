@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -138,6 +139,22 @@ class TestKeys:
         store.path.write_bytes(whole)
         later = make(other, "predict")
         app.wait_for(lambda: ask(app, PREDICT, later, BODY).status_code == 200)
+
+    def test_keys_that_could_not_be_read_once_are_read_again(
+        self, app: AppUnderTest, store: ApiKeyStore, secret: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        failed, watched = Event(), app.app._door._store
+        read = watched.all
+
+        def fails_once() -> Any:
+            if failed.is_set():
+                return read()
+            failed.set()
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr(watched, "all", fails_once)
+        store.revoke(secret.split("_")[1], "user:test", NOW)
+        app.wait_for(lambda: ask(app, PREDICT, secret, BODY).status_code == 401 and failed.is_set())
 
     def test_what_is_remembered_of_keys_is_bounded(self, app: AppUnderTest, secret: str):
         """A caller may write the same header in many ways, each of which would be another entry."""

@@ -73,10 +73,10 @@ def _too_many(spec: ModelSpec, seen: Situation, record: Record) -> Remedy | None
 def _freeze(spec: ModelSpec, seen: Situation, record: Record, why: str, incidents: Sequence[Incident]) -> Remedy | None:
     if mode_of(spec, "freeze") == "off":
         return None
-    details = {}
+    details: dict[str, str] = {}
     good = last_good(record)
     if good is not None and seen.champion is not None and good != seen.champion.version:
-        details["version"] = str(good)
+        details |= {"version": str(good), "instead_of": str(seen.champion.version)}
     return Remedy("freeze", why, tuple(one.cause for one in incidents), details)
 
 
@@ -156,7 +156,9 @@ def _roll_back(
         frozen = _freeze(spec, seen, record, f"a second rollback within the cooldown would be needed: {why}", incidents)
         if frozen is not None:
             return frozen
-    return Remedy("roll back", why, (PERFORMANCE,), {"version": str(rival.version)}, (*evidence, why))
+    assert seen.champion is not None
+    details = {"version": str(rival.version), "instead_of": str(seen.champion.version)}
+    return Remedy("roll back", why, (PERFORMANCE,), details, (*evidence, why))
 
 
 def _not_enough(spec: ModelSpec, seen: Situation) -> str | None:

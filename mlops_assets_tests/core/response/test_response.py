@@ -182,7 +182,10 @@ class TestDecay:
         story = Story()
         story.release(2)
         response = story.bad_day(former=former_of(1, is_better=True))
-        assert (response.decision.action, response.decision.details) == ("roll back", {"version": "1"})
+        assert (response.decision.action, response.decision.details) == (
+            "roll back",
+            {"version": "1", "instead_of": "2"},
+        )
         assert "version 1 is better on the same 100 logged rows" in response.decision.reason
         assert response.decision.incidents == ("delay/performance/1",)
 
@@ -208,7 +211,7 @@ class TestDecay:
         response = story.bad_day()
         assert response.asks_for_rivals
         story.rivals = (former_of(4, is_better=True),)
-        assert story.look().decision.details == {"version": "4"}
+        assert story.look().decision.details == {"version": "4", "instead_of": "1"}
 
     def test_without_fresh_data_or_a_better_version_waits(self) -> None:
         story = Story(fresh_rows=10, rivals=(former_of(4, is_better=False),))
