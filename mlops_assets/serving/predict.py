@@ -109,6 +109,7 @@ class Turn:
                 live.counter.observe(200, seconds)
             if self.shadow is not None:
                 self.shadow.rest_s = seconds - self.scoring_s
+                self.shadow.scoring_s = self.scoring_s
         elif not (self._has_failed and status == 500):
             self.live.counter.observe(status, seconds)
 

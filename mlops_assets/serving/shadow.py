@@ -38,14 +38,16 @@ class ShadowJob(msgspec.Struct):
         Of the answers, as they were logged.
     rows
         As received, in the order of the champion's contract.
-    rest_s
-        Seconds of the request that were not spent on scoring: with its own scoring, the latency that the challenger would have had.
+    rest_s, scoring_s
+        Seconds of the request that were not spent on scoring, and those that were: with its own scoring, the latency that the
+        challenger would have had.
     """
 
     challenger: LiveModel
     records: list[PredictionRecord]
     rows: list[RawRow]
     rest_s: float = 0.0
+    scoring_s: float = 0.0
 
 
 class ShadowQueue:
@@ -161,8 +163,13 @@ class ShadowQueue:
         return self._metrics[model]
 
 
+def _rest_ms(job: ShadowJob) -> float:
+    """The request without its scoring, by the clock of the answer's record: the records of both are compared."""
+    return job.records[0].latency_ms - job.scoring_s * 1e3
+
+
 def _scored(job: ShadowJob, block: Block) -> list[PredictionRecord]:
-    live, latency_ms = block.live, (job.rest_s + block.seconds) * 1e3
+    live, latency_ms = block.live, _rest_ms(job) + block.seconds * 1e3
     records = []
     for record, row, used, output in zip(job.records, block.rows, block.used, block.outputs, strict=True):
         imputed, out_of_domain = live.domain.flags(used)
@@ -183,7 +190,7 @@ def _failed(job: ShadowJob, why: str) -> list[PredictionRecord]:
     nothing = {"features": (), "imputed": (), "out_of_domain": (), "output": ()}
     return [
         msgspec.structs.replace(
-            _of(record, job.challenger), **nothing, latency_ms=job.rest_s * 1e3, status=500, error=why[:500]
+            _of(record, job.challenger), **nothing, latency_ms=_rest_ms(job), status=500, error=why[:500]
         )
         for record in job.records
     ]
