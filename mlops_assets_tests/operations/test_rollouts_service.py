@@ -12,6 +12,7 @@ from mlops_assets.operations.live_traffic import ingest
 from mlops_assets.operations.supervise import running_service
 from mlops_assets_tests.operations.trial_examples import Trying
 from mlops_assets_tests.serving.factory import small_model
+from mlops_assets_tests.waiting import wait_until
 
 AT_ONCE = 200
 CANARY = {"shares": [0.3, 0.5], "min_samples": 30}
@@ -43,10 +44,15 @@ class Callers:
             self.answered.append(answer.get("model_version", champion))
         self.client.feedback(spec.name, labels)
 
+    def _is_sealed(self) -> bool:
+        return not any(one.records for one in self.trying.stores.log.segments() if not one.sealed)
+
     def until(self, step: str, most: int = 40) -> list[str]:
         """Ask until a step is done; all steps that were done."""
         for _ in range(most):
             self.ask()
+            # What is not sealed is no evidence yet, and a quick machine would ask in vain.
+            wait_until(self._is_sealed)
             ingest(self.trying.stores, [self.trying.spec])
             self.trying.advance()
             if self.trying.steps[-1:] == [step]:
