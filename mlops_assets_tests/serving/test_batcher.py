@@ -36,6 +36,9 @@ class Gated:
             raise ScorerError("a row is refused")
         return np.array([[row[0] * 2.0] for row in rows])
 
+    def score_row(self, row: Any) -> Any:
+        return self.score_rows([row])[0].tolist()
+
     def warm_up(self) -> None:
         pass
 

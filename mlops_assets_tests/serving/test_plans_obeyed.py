@@ -211,6 +211,9 @@ def break_scorer(app: AppUnderTest) -> None:
         def score_rows(self, rows: Any) -> Any:
             raise RuntimeError("a fault")
 
+        def score_row(self, row: Any) -> Any:
+            return self.score_rows([row])[0].tolist()
+
         def warm_up(self) -> None:
             pass
 

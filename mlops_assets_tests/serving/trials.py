@@ -63,6 +63,9 @@ class Failing:
             raise RuntimeError("a fault")
         return np.full((len(rows), 2), np.nan)
 
+    def score_row(self, row: Any) -> Any:
+        return self.score_rows([row])[0].tolist()
+
     def warm_up(self) -> None:
         pass
 

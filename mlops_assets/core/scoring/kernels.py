@@ -1,14 +1,18 @@
-"""From encoded inputs to answers: one compiled kernel and its twin in numpy, over the arrays of a `CompiledScorer`.
+"""From encoded inputs to answers: one compiled kernel over the arrays of a `CompiledScorer`. Its twin is in `kernels_numpy.py`.
 
 No checking here: the scorer has proven on loading that every index is in range and that trees end.
 """
 
-from typing import NamedTuple
+import ctypes
+from array import array
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.scoring.jit import compiled
+from mlops_assets.core.scoring.jit import c_function, carray, compiled, pointer_at
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -20,7 +24,7 @@ BITSET_CODES = 256
 
 IDENTITY, MEAN, EXP, LOGIT, SOFTMAX = range(5)
 
-_BLOCK_ROWS = 256
+BLOCK_ROWS = 256
 
 
 class Arrays(NamedTuple):
@@ -67,24 +71,115 @@ class Rules(NamedTuple):
     accepts_infinite: bool
 
 
-def score_compiled(numbers: Floats, codes: Ints, arrays: Arrays, rules: Rules, out: Floats) -> int:
-    """Score rows with the compiled kernel.
+class Kernel:
+    """The kernel bound to one model. Immutable, and safe to share between threads.
 
-    Parameters
-    ----------
-    numbers
-        Raw numbers, NaN where missing, shape (n, P).
-    codes
-        Row of each category's table, shape (n, C).
-    out
-        Answers, shape (n, K), written.
-
-    Returns
-    -------
-    int
-        -1, or the first encoded column with a value that the model refuses.
+    Numba takes longer to look at a dozen arrays than to walk the trees for one row. What C would call takes none of that: the
+    addresses of the arrays are written down once, and a call hands over four numbers.
     """
-    return int(_score(numbers, codes, *arrays, *rules, out))
+
+    def __init__(self, arrays: Arrays, rules: Rules, outputs: int) -> None:
+        scale = np.array([rules.scale])
+        # Kept, because nothing else holds what the addresses point to.
+        self._kept = {name: np.ascontiguousarray(one) for name, one in (arrays._asdict() | {"scale": scale}).items()}
+        model = np.zeros(1, dtype=_MODEL)
+        for name, one in self._kept.items():
+            model[name] = one.ctypes.data
+        sizes = (
+            ("numbers", len(arrays.fills)),
+            ("categories", len(arrays.table_starts)),
+            ("width", len(arrays.fills) + arrays.table_widths.sum()),
+            ("outputs", outputs),
+            ("cells", len(arrays.tables)),
+            ("node_count", len(arrays.nodes)),
+            ("trees", len(arrays.roots)),
+            ("leaf_count", len(arrays.leaves)),
+            ("leaf_width", arrays.leaves.shape[1]),
+            ("bitsets", len(arrays.bits)),
+            ("raw", len(arrays.base)),
+            ("linear", len(arrays.coefficients)),
+        )
+        for name, value in (*sizes, *rules._asdict().items()):
+            if name != "scale":
+                model[name] = value
+        self._model, self._address = model, model.ctypes.data
+        self._row, self._rows = _functions()
+
+    def score(self, numbers: Floats, codes: Ints, out: Floats) -> int:
+        """Score rows, without the GIL.
+
+        Parameters
+        ----------
+        numbers
+            Raw numbers, NaN where missing, shape (n, P).
+        codes
+            Row of each category's table, int32, shape (n, C).
+        out
+            Answers, shape (n, K), written.
+
+        Returns
+        -------
+        int
+            -1; the first encoded column with a value that the model refuses; or `infinite` of a number that is.
+        """
+        numbers, codes = np.ascontiguousarray(numbers), np.ascontiguousarray(codes)
+        return self._rows(numbers.ctypes.data, codes.ctypes.data, out.ctypes.data, len(out), self._address)
+
+    def score_one(self, numbers: "array[float]", codes: "array[int]", out: "array[float]") -> int:
+        """`score` for one row in arrays of 'd', 'i' and 'd'. It keeps the GIL, for which it would wait longer than it takes."""
+        return self._row(numbers.buffer_info()[0], codes.buffer_info()[0], out.buffer_info()[0], 1, self._address)
+
+
+def infinite(number: int) -> int:
+    """How the kernel says that the raw number in this place is infinite; its own inverse."""
+    return -2 - number
+
+
+# One bound model: addresses of the arrays, how many there are of what, and how they are read.
+_ADDRESSES = (*Arrays._fields, "scale")
+_SIZES = (
+    "numbers", "categories", "width", "outputs", "cells", "node_count", "trees", "leaf_count", "leaf_width", "bitsets", "raw",
+    "linear",
+)  # fmt: skip
+_FLAGS = ("link", "single", "accepts_missing", "accepts_infinite")
+_MODEL = np.dtype([(name, "<i8") for name in (*_ADDRESSES, *_SIZES, *_FLAGS)])
+
+Call = Callable[[int, int, int, int, int], int]
+
+
+@cache
+def _functions() -> tuple[Call, Call]:
+    """The kernel as C would call it: with the GIL, and without."""
+    address = c_function("int64(int64, int64, int64, int64, int64)", _score_at)
+    types = (ctypes.c_int64,) * 6
+    return ctypes.PYFUNCTYPE(*types)(address), ctypes.CFUNCTYPE(*types)(address)
+
+
+def _score_at(numbers: int, codes: int, out: int, rows: int, model: int) -> Any:
+    """What `Kernel` writes down, read again."""
+    m = carray(pointer_at(model), (1,), _MODEL)[0]
+    return _score(
+        carray(pointer_at(numbers), (rows, m["numbers"]), np.float64),
+        carray(pointer_at(codes), (rows, m["categories"]), np.int32),
+        carray(pointer_at(m["fills"]), (m["numbers"],), np.float64),
+        carray(pointer_at(m["affine"]), (m["numbers"], 6), np.float64),
+        carray(pointer_at(m["tables"]), (m["cells"],), np.float64),
+        carray(pointer_at(m["table_starts"]), (m["categories"],), np.int64),
+        carray(pointer_at(m["table_widths"]), (m["categories"],), np.int64),
+        carray(pointer_at(m["nodes"]), (m["node_count"],), NODE),
+        carray(pointer_at(m["roots"]), (m["trees"],), np.int32),
+        carray(pointer_at(m["tree_outputs"]), (m["trees"],), np.int32),
+        carray(pointer_at(m["leaves"]), (m["leaf_count"], m["leaf_width"]), np.float64),
+        carray(pointer_at(m["bits"]), (m["bitsets"], 8), np.uint32),
+        carray(pointer_at(m["base"]), (m["raw"],), np.float64),
+        carray(pointer_at(m["coefficients"]), (m["linear"], m["width"]), np.float64),
+        m["link"],
+        carray(pointer_at(m["scale"]), (1,), np.float64)[0],
+        m["single"] != 0,
+        m["accepts_missing"] != 0,
+        m["accepts_infinite"] != 0,
+        carray(pointer_at(out), (rows, m["outputs"]), np.float64),
+    )
 
 
 @compiled
@@ -112,10 +207,14 @@ def _score(
 ) -> int:
     rows = len(numbers)
     width = len(fills) + table_widths.sum()
-    encoded = np.empty((min(rows, _BLOCK_ROWS), width))
-    raw = np.empty((min(rows, _BLOCK_ROWS), len(base)))
-    for start in range(0, rows, _BLOCK_ROWS):
-        block = min(_BLOCK_ROWS, rows - start)
+    for row in range(rows):
+        for column in range(len(fills)):
+            if np.isinf(numbers[row, column]):
+                return -2 - column  # `infinite`
+    encoded = np.empty((min(rows, BLOCK_ROWS), width))
+    raw = np.empty((min(rows, BLOCK_ROWS), len(base)))
+    for start in range(0, rows, BLOCK_ROWS):
+        block = min(BLOCK_ROWS, rows - start)
         for row in range(block):
             _encode(
                 numbers[start + row],
@@ -222,80 +321,3 @@ def _answer(raw: Floats, link: int, scale: float, out: Floats) -> None:
                 out[output] = raw[output] / scale
             else:
                 out[output] = raw[output]
-
-
-def score_numpy(numbers: Floats, codes: Ints, arrays: Arrays, rules: Rules, out: Floats) -> int:
-    """`score_compiled` without numba: all trees of a block of rows are walked at once, level by level."""
-    for start in range(0, len(numbers), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        with np.errstate(over="ignore", invalid="ignore"):
-            encoded = _encode_numpy(numbers[block], codes[block], arrays)
-            if rules.single:
-                encoded = encoded.astype(np.float32).astype(np.float64)
-            refused = np.zeros(encoded.shape, dtype=np.bool_)
-            if not rules.accepts_missing:
-                refused |= np.isnan(encoded)
-            if not rules.accepts_infinite:
-                refused |= np.isinf(encoded)
-            if refused.any():
-                return int(np.flatnonzero(refused.any(axis=0))[0])
-            raw = np.repeat(arrays.base[None, :], len(encoded), axis=0)
-            _add_trees_numpy(encoded, arrays, raw)
-            if len(arrays.coefficients):
-                raw += encoded @ arrays.coefficients.T
-            out[block] = _answer_numpy(raw, rules)
-    return -1
-
-
-def _encode_numpy(numbers: Floats, codes: Ints, arrays: Arrays) -> Floats:
-    offset, divisor, factor, addend, lower, upper = arrays.affine.T
-    filled = np.where(np.isnan(numbers), arrays.fills, numbers)
-    parts = [np.clip((filled - offset) / divisor * factor + addend, lower, upper)]
-    for category, (start, width) in enumerate(zip(arrays.table_starts, arrays.table_widths, strict=True)):
-        parts.append(arrays.tables[start + codes[:, category, None] * width + np.arange(width)])
-    return np.concatenate(parts, axis=1)
-
-
-def _add_trees_numpy(encoded: Floats, arrays: Arrays, raw: Floats) -> None:
-    if len(arrays.roots) == 0:
-        return
-    rows = np.arange(len(encoded))[:, None]
-    at = np.repeat(arrays.roots[None, :].astype(np.int64), len(encoded), axis=0)
-    nodes = arrays.nodes
-    while True:
-        left = nodes["left"][at]
-        inner = left != 0
-        if not inner.any():
-            break
-        value = encoded[rows, np.where(inner, nodes["feature"][at], 0)]
-        goes_left = value <= nodes["threshold"][at]
-        missing = np.isnan(value)
-        if len(arrays.bits):
-            bitset = nodes["bits"][at]
-            by_code = bitset >= 0
-            known = by_code & (value >= 0) & (value < BITSET_CODES)
-            code = np.where(known, value, 0.0).astype(np.int64)
-            words = arrays.bits[np.where(by_code, bitset, 0), code >> 5]
-            goes_left = np.where(known, (words >> (code & 31).astype(np.uint32)) & 1 != 0, goes_left)
-            missing |= by_code & ~known
-        if missing.any():
-            goes_left = np.where(missing, nodes["missing_left"][at] != 0, goes_left)
-        at = np.where(inner, left + ~goes_left, at)
-    values = arrays.leaves[arrays.nodes["feature"][at]]
-    for output in np.unique(arrays.tree_outputs):
-        raw[:, output : output + values.shape[2]] += values[:, arrays.tree_outputs == output].sum(axis=1)
-
-
-def _answer_numpy(raw: Floats, rules: Rules) -> Floats:
-    answer = raw
-    if rules.link == LOGIT:
-        positive = 1.0 / (1.0 + np.exp(-raw * rules.scale))
-        answer = np.concatenate([1.0 - positive, positive], axis=1)
-    elif rules.link == SOFTMAX:
-        powers = np.exp(raw - raw.max(axis=1, keepdims=True))
-        answer = powers / powers.sum(axis=1, keepdims=True)
-    elif rules.link == EXP:
-        answer = np.exp(raw)
-    elif rules.link == MEAN:
-        answer = raw / rules.scale
-    return answer

@@ -115,7 +115,7 @@ def _compare(answers: _Answers, expected: _Answers) -> Floats:
 def _by_row(scorer: CompiledScorer) -> Callable[[pd.DataFrame], Floats]:
     def score(row: pd.DataFrame) -> Floats:
         values = [None if value is None or value != value else value for value in row.iloc[0].tolist()]
-        return scorer.score_rows([values])
+        return np.array([scorer.score_row(values)])
 
     return score
 

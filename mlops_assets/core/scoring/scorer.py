@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from mlops_assets.core.neighbours import Donors, fill_from_donors
 from mlops_assets.core.scoring.jit import NUMBA
-from mlops_assets.core.scoring.kernels import Rules, score_compiled, score_numpy
+from mlops_assets.core.scoring.kernels import Kernel, Rules, infinite
+from mlops_assets.core.scoring.kernels_numpy import score_numpy
 from mlops_assets.core.scoring.scorer_files import LINKS, CategoryLayout, Parts, read_parts, write_parts
 from mlops_assets.core.scoring.scorer_files import ScorerError as ScorerError
 
@@ -25,6 +26,8 @@ Engine = Literal["numba", "numpy"]
 
 DEFAULT_ENGINE: Engine = "numba" if NUMBA else "numpy"
 TOLERANCE = 1e-12
+
+_NAN = float("nan")
 
 
 class Scorer(Protocol):
@@ -37,6 +40,8 @@ class Scorer(Protocol):
     def outputs(self) -> int: ...
 
     def score_rows(self, rows: Sequence[Sequence[Value]]) -> Floats: ...
+
+    def score_row(self, row: Sequence[Value]) -> list[float]: ...
 
     def warm_up(self) -> None: ...
 
@@ -79,7 +84,8 @@ class CompiledScorer:
         self._rules = Rules(
             LINKS.index(layout.link), layout.scale, layout.single, layout.accepts_missing, layout.accepts_infinite
         )
-        self._score = score_compiled if engine == "numba" else score_numpy
+        self._kernel = Kernel(parts.arrays, self._rules, layout.outputs) if engine == "numba" else None
+        self._nothing = bytes(8 * layout.outputs)
         self._donors = Donors.of(parts.donors, parts.donor_scales, layout.neighbours) if layout.by_neighbours else None
         self._by_neighbours = np.array([layout.numbers.index(name) for name in layout.by_neighbours], dtype=np.int64)
 
@@ -136,6 +142,20 @@ class CompiledScorer:
         codes = np.array([[codes[row[at]] for at, codes in self._categories] for row in rows], dtype=np.int32)
         return self._answer(numbers, codes.reshape(len(rows), len(self._categories)))
 
+    def score_row(self, row: Sequence[Value]) -> list[float]:
+        """Score one row, K outputs: as `score_rows`, in a fraction of the time where nothing is wrong with it."""
+        if self._kernel is not None and self._donors is None and len(row) == len(self.features):
+            try:
+                numbers = array("d", [_NAN if value is None else value for value in self._pick_numbers(row)])
+            except (TypeError, OverflowError):
+                raise self._not_a_number([row]) from None
+            codes = array("i", [codes[row[at]] for at, codes in self._categories])
+            out = array("d", self._nothing)
+            if self._kernel.score_one(numbers, codes, out) == -1:
+                return out.tolist()
+        outputs: list[float] = self.score_rows([row])[0].tolist()
+        return outputs
+
     def score_columns(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Floats:
         """Score many rows given by column; columns that are no feature, or dropped by the model, are not looked at.
 
@@ -177,21 +197,28 @@ class CompiledScorer:
         row: list[Value] = [None] * len(self.features)
         for at, codes in self._categories:
             row[at] = codes.any_level
-        self.score_rows([row])
+        self.score_row(row)
 
     def _answer(self, numbers: Floats, codes: NDArray[np.int32]) -> Floats:
-        if np.isinf(numbers).any():
-            at = int(np.flatnonzero(np.isinf(numbers).any(axis=0))[0])
-            raise ScorerError(f"feature {self._parts.layout.numbers[at]!r} is infinite")
         if self._donors is not None:
+            if (endless := np.isinf(numbers).any(axis=0)).any():
+                raise self._refusal(infinite(int(np.flatnonzero(endless)[0])))
             numbers = fill_from_donors(numbers, self._by_neighbours, self._donors, numba=self.engine == "numba")
         out = np.empty((len(numbers), self.outputs))
-        refused = self._score(numbers, codes, self._parts.arrays, self._rules, out)
-        if refused >= 0:
-            raise ScorerError(
-                f"feature {self._feature_of(refused)!r} has a value that the model cannot take (too large, or missing)"
-            )
+        if self._kernel is not None:
+            refused = self._kernel.score(numbers, codes, out)
+        else:
+            refused = score_numpy(numbers, codes, self._parts.arrays, self._rules, out)
+        if refused != -1:
+            raise self._refusal(refused)
         return out
+
+    def _refusal(self, refused: int) -> ScorerError:
+        if refused < -1:
+            return ScorerError(f"feature {self._parts.layout.numbers[infinite(refused)]!r} is infinite")
+        return ScorerError(
+            f"feature {self._feature_of(refused)!r} has a value that the model cannot take (too large, or missing)"
+        )
 
     def _feature_of(self, encoded: int) -> str:
         layout = self._parts.layout
@@ -305,7 +332,12 @@ class GoldenRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ScorerError(
                 f"golden rows: {len(self.rows)} rows and their answers do not fit {scorer.outputs} outputs"
             )
-        difference = differences(scorer.score_rows(self.rows), np.array(self.outputs))
+        expected = np.array(self.outputs)
+        difference = differences(scorer.score_rows(self.rows), expected)
+        if isinstance(scorer, CompiledScorer):
+            # A single row takes another way than many.
+            singly = np.array([scorer.score_row(row) for row in self.rows])
+            difference = np.maximum(difference, differences(singly, expected))
         if not (difference <= TOLERANCE).all():
             wrong = int((~(difference <= TOLERANCE)).any(axis=1).sum())
             raise ScorerError(

@@ -61,6 +61,11 @@ class PipelineScorer:
         except (ValueError, TypeError) as error:
             raise ScorerError(f"scikit-learn refuses the row: {error}") from error
 
+    def score_row(self, row: Sequence[Value]) -> list[float]:
+        """Score one row; raises as `score_rows`."""
+        outputs: list[float] = self.score_rows([row])[0].tolist()
+        return outputs
+
     def warm_up(self) -> None:
         """Let scikit-learn load what it loads on its first answer; a row of missing values may be refused, which is fine."""
         try:

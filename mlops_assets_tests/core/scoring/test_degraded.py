@@ -56,6 +56,9 @@ class Broken:
     def score_rows(self, rows: Any) -> Any:
         return np.full((len(rows), 1), np.nan)
 
+    def score_row(self, row: Any) -> Any:
+        return self.score_rows([row])[0].tolist()
+
     def warm_up(self) -> None:
         pass
 

@@ -58,6 +58,39 @@ def test_one_row_many_rows_and_columns_agree(scorer: CompiledScorer) -> None:
     assert np.array_equal(together, scorer.score_columns({name: table[name] for name in scorer.features}))
 
 
+def test_a_single_row_is_answered_as_among_others(refusing: CompiledScorer) -> None:
+    table = make_table(300, seed=5)
+    rows = [
+        [None if value != value else value for value in row] for row in table[list(refusing.features)].to_numpy(object)
+    ]
+    assert [refusing.score_row(row) for row in rows] == refusing.score_rows(rows).tolist()
+    plain = CompiledScorer.from_files(*refusing.to_files(), engine="numpy")
+    np.testing.assert_allclose([plain.score_row(row) for row in rows], refusing.score_rows(rows), atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW[:-1],
+        ("AA", "500", *ROW[2:]),
+        ("AA", float("inf"), *ROW[2:]),
+        ("AA", -float("inf"), *ROW[2:]),
+        ("AA", 10**400, *ROW[2:]),
+        ("AA", 1e39, *ROW[2:]),
+        (7, *ROW[1:]),
+        ("ZZ", *ROW[1:]),
+    ],
+)
+def test_a_single_row_is_refused_for_the_same_reason(refusing: CompiledScorer, row: Any, engine: Any) -> None:
+    scorer = CompiledScorer.from_files(*refusing.to_files(), engine=engine)
+    with pytest.raises(ScorerError) as together:
+        scorer.score_rows([ROW, row])
+    with pytest.raises(ScorerError) as alone:
+        scorer.score_row(row)
+    assert str(alone.value) == str(together.value)
+
+
 def test_no_rows_give_no_answers(scorer: CompiledScorer) -> None:
     assert scorer.score_rows([]).shape == (0, 3)
 
@@ -108,14 +141,16 @@ def test_what_scikit_learn_refuses_is_refused(refusing: CompiledScorer, engine: 
         scorer.score_rows([("AA", 1e39, *ROW[2:])])
 
 
-def test_threads_share_a_scorer(scorer: CompiledScorer) -> None:
+@pytest.mark.parametrize("which", ["scorer", "refusing"])
+def test_threads_share_a_scorer(which: str, request: pytest.FixtureRequest) -> None:
+    scorer: CompiledScorer = request.getfixturevalue(which)
     rows = make_table(200, seed=4, task="multiclass")[list(scorer.features)].to_numpy(object).tolist()
     expected = scorer.score_rows(rows)
     wrong: list[int] = []
 
     def score(start: int) -> None:
         for at in range(start, len(rows), 4):
-            if not np.array_equal(scorer.score_rows([rows[at]])[0], expected[at]):
+            if scorer.score_row(rows[at]) != expected[at].tolist():
                 wrong.append(at)
 
     threads = [threading.Thread(target=score, args=(start,)) for start in range(4)]
