@@ -13,6 +13,7 @@ import msgspec
 import uuid_utils
 
 from mlops_assets.serving import v2
+from mlops_assets.serving.asking import Turn, score
 from mlops_assets.serving.describe import LiveModelsAnswer, describe
 from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door
 from mlops_assets.serving.errors import Refusal
@@ -20,7 +21,7 @@ from mlops_assets.serving.feedback import label_records
 from mlops_assets.serving.json_logs import about
 from mlops_assets.serving.metrics import RequestMetrics, count_labels
 from mlops_assets.serving.openapi import DOCS_FILES, DOCS_PAGE, openapi_document, request_schema
-from mlops_assets.serving.predict import Turn, count_predictions, failure_record, records_and_answer, score
+from mlops_assets.serving.predict import count_predictions, failure_record, records_and_answer
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.shedding import SHED
 from mlops_assets.serving.state import LiveModel, Snapshot
@@ -149,19 +150,16 @@ class ServingApp:
         """Run a handler, count and time it, and send its body or the JSON of what went wrong."""
         started = scope["mlops.started"] = time.perf_counter()
         posted, shedder = route in _POSTED, self._runtime.shedder
-        if posted:
-            # By its own name only where there is such a model: callers must not make labels.
-            known = model if model in self._runtime.state.snapshot.models else ""
-            refusal = shedder.refusal(known, scope["headers"])
-            if refusal is not None:
-                await self._turn_away(model, route, refusal, started, scope, send)
-                return
-            shedder.in_flight += 1
         failure: Refusal | None = None
+        taken_in = False
         try:
             if route not in _OPEN_ROUTES:
                 self._door.admit(scope, _PERMISSIONS.get(route))
             _require_method(scope, "POST" if posted else "GET")
+            if posted:
+                self._take_in(model, route, scope)
+                taken_in = True
+                shedder.in_flight += 1
             body = await handle(model, scope, receive)
         except CallerLeft:
             return
@@ -173,7 +171,7 @@ class ServingApp:
             logger.exception("%s %s failed", scope["method"], scope["path"], extra=self._about(model, scope))
             failure = Refusal(500, "internal_error", "the request failed inside the service; its log says why")
         finally:
-            if posted:
+            if taken_in:
                 shedder.in_flight -= 1
         status, content_type, headers = 200, _HTML if route == "docs" else _JSON, _NO_HEADERS
         if failure is not None:
@@ -201,16 +199,15 @@ class ServingApp:
         if turn.shadow is not None and failure is None:
             self._runtime.shadows.offer(turn.shadow)
 
-    async def _turn_away(
-        self, model: str, route: str, refusal: Refusal, started: float, scope: Scope, send: Send
-    ) -> None:
-        """Answer a request that is not read. It is counted for the model, and nothing is logged."""
+    def _take_in(self, model: str, route: str, scope: Scope) -> None:
+        """Raise the refusal of a request that would wait too long. It is not read, counted for the model, and not logged."""
+        # By its own name only where there is such a model: callers must not make labels.
         live = self._runtime.state.snapshot.models.get(model)
-        if live is not None and route in _PREDICTING:
-            live.counter.observe(refusal.status, 0.0)
-        body = v2.error_body(refusal) if scope["path"].startswith("/v2") else refusal.body
-        self._requests.observe("" if live is None else model, route, refusal.status, time.perf_counter() - started)
-        await _send(send, refusal.status, body, _JSON, refusal.headers)
+        refusal = self._runtime.shedder.refusal("" if live is None else model, scope["headers"])
+        if refusal is not None:
+            if live is not None and route in _PREDICTING:
+                live.counter.observe(refusal.status, 0.0)
+            raise refusal
 
     def _trace(self, scope: Scope, model: str, route: str, status: int, seconds: float) -> None:
         """Make the span of a request that is sampled; it is sent from another thread."""
@@ -236,7 +233,7 @@ class ServingApp:
         retired = snapshot.retired
         if retired and model in retired:
             raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
-        turn = scope["mlops.turn"] = Turn(_live(snapshot, model))
+        turn = scope["mlops.turn"] = Turn(_live(snapshot, model), pinned="mlops.pinned" in scope)
         body = await self._door.body(scope, receive)
         runtime = self._runtime
         scored = await score(turn, body, runtime.settings, runtime.means)
@@ -275,6 +272,8 @@ class ServingApp:
     async def _infer(self, model: str, scope: Scope, receive: Receive) -> bytes:
         body = await self._door.body(scope, receive, v2.MEDIA_TYPES)
         live = self._of_version(model, scope)
+        if scope["mlops.target"].version is not None:
+            scope["mlops.pinned"] = True
         size = v2.json_size(scope["headers"])
         inference = v2.read_inference(live.manifest, body, size, self._runtime.settings.max_rows)
         scope[BODY] = inference.predict

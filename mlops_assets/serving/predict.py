@@ -1,11 +1,5 @@
-"""One predict request, from its body to the answer: decode, choose who answers, score, log, reply. HTTP itself is in `app.py`.
+"""What is made of the answers to a predict request: the reply, the log's records, the counts. Who answers: `asking.py`."""
 
-Who answers: the champion, or a challenger (canary) for its share of the entities. Where one does not, or its breaker is open, the
-next is asked: the champion for a challenger; for the champion the standby, the last good version, and the constant.
-"""
-
-import logging
-import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,19 +9,12 @@ import msgspec
 import uuid_utils
 
 from mlops_assets.core.records import PredictionRecord
-from mlops_assets.core.scoring.scorer import ScorerError
-from mlops_assets.serving.contract import OneOrMany, PredictItem, RawRow
-from mlops_assets.serving.errors import Refusal
-from mlops_assets.serving.json_logs import about
-from mlops_assets.serving.scoring import Block, Means, VersionFailed, first_refused, put_to
-from mlops_assets.serving.settings import ServingSettings
+from mlops_assets.serving.asking import Part, Scored, Turn
+from mlops_assets.serving.contract import PredictItem, RawRow
 from mlops_assets.serving.shadow import ShadowJob
 from mlops_assets.serving.state import LiveModel
 
-logger = logging.getLogger("bentoml.mlops_assets.predict")
-
 _ENCODE = msgspec.json.Encoder().encode
-_SAID_SECONDS = 10.0
 _DEGRADED = frozenset({"standby", "fallback"})
 
 
@@ -77,107 +64,6 @@ class ManyAnswers(msgspec.Struct):
     degraded: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-class Part(msgspec.Struct):
-    """Rows of one request that one version answered: which of the request's, and why not the one that should have."""
-
-    block: Block
-    places: Sequence[int]
-    why: str | None
-
-
-class Turn:
-    """One predict request: the one snapshot that it sees, who answered it, and what is left to do after the reply."""
-
-    __slots__ = ("_has_failed", "answered", "live", "parts", "records", "shadow")
-
-    def __init__(self, live: LiveModel) -> None:
-        self.live = live
-        self.parts: list[Part] = []
-        self.records: Sequence[PredictionRecord] = ()
-        self.shadow: ShadowJob | None = None
-        self._has_failed = False
-
-    def failed(self, failure: VersionFailed) -> None:
-        """Count the failure of a version that was asked."""
-        self._has_failed = True
-        failure.live.failed(failure.trouble)
-
-    def ended(self, status: int, seconds: float) -> None:
-        """Count the request for those who answered it. What a version failed has been counted for that one already."""
-        if status == 200:
-            for live in self.answerers:
-                live.counter.observe(200, seconds)
-            if self.shadow is not None:
-                self.shadow.rest_s = seconds - self.scoring_s
-                self.shadow.scoring_s = self.scoring_s
-        elif not (self._has_failed and status == 500):
-            self.live.counter.observe(status, seconds)
-
-    @property
-    def answerers(self) -> list[LiveModel]:
-        """Who answered, in the order of their rows."""
-        if len(self.parts) == 1:
-            return [self.parts[0].block.live]
-        found: list[LiveModel] = []
-        for part in self.parts:
-            if part.block.live not in found:
-                found.append(part.block.live)
-        return found
-
-    @property
-    def scoring_s(self) -> float:
-        """What scoring took, of an answered request."""
-        return sum(part.block.seconds for part in self.parts)
-
-    @property
-    def header(self) -> bytes:
-        """The value of `x-mlops-release`: which release, version and role answered."""
-        answerers = self.answerers
-        versions = ",".join(str(live.manifest.version) for live in answerers)
-        roles = ",".join(live.role for live in answerers)
-        return f"{self.live.plan.release}; version={versions}; role={roles}".encode()
-
-
-class Scored(msgspec.Struct):
-    """A request that was scored and not yet logged."""
-
-    turn: Turn
-    items: list[PredictItem]
-    rows: list[RawRow]
-    many: bool
-
-
-async def score(turn: Turn, body: bytes, settings: ServingSettings, means: Means) -> Scored:
-    """Decode and score a predict request.
-
-    What takes long runs in threads, so that the worker keeps answering others.
-
-    Raises
-    ------
-    Refusal
-        Naming the field that does not fit, 500 when nobody gives a finite number, or 503 when too many rows wait.
-    """
-    live = turn.live
-    items, rows, many = live.contract.decode(body, settings.max_rows)
-    scored = Scored(turn, items, rows, many)
-    challenger, everything = live.beside.challenger, range(len(rows))
-    if challenger is None or challenger.role == "shadow":
-        turn.parts = [await _ask(turn, live, scored, everything, means)]
-        return scored
-    theirs = [place for place in everything if _is_of_the_share(live, items[place])]
-    if not theirs or not (challenger.breaker.is_closed or challenger.breaker.admits()):
-        turn.parts = [await _ask(turn, live, scored, everything, means)]
-    elif len(theirs) == len(rows):
-        turn.parts = [await _ask(turn, challenger, scored, everything, means)]
-    else:
-        others = sorted(set(everything) - set(theirs))
-        turn.parts = [
-            await _ask(turn, challenger, scored, theirs, means),
-            await _ask(turn, live, scored, others, means),
-        ]
-    return scored
-
-
 def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionRecord], bytes]:
     """The log records of a scored request, and the body to send once they are written.
 
@@ -190,6 +76,8 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
     champion, parts = turn.live, turn.parts
     served_at = datetime.now(UTC)
     latency_ms = (time.perf_counter() - started) * 1e3
+    if not scored.many:
+        return _record_and_answer(scored, parts[0], served_at, latency_ms)
     records: list[Any] = [None] * len(items)
     outcomes: list[Any] = [None] * len(items)
     degraded: bool | msgspec.UnsetType = msgspec.UNSET
@@ -202,18 +90,30 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
         who = (live.manifest.version, live.role) if differ else ()
         for place, row, used, output in zip(part.places, block.rows, block.used, block.outputs, strict=True):
             records[place], flags = _record(live, items[place], row, used, output, served_at, latency_ms, part.why)
-            outcomes[place] = Outcome(records[place].id, *_outputs(live, output), *flags, *who)
+            outcomes[place] = Outcome(records[place].id, *outputs_of(live, output), *flags, *who)
     first = champion if differ else parts[0].block.live
     head = (first.manifest.model, first.manifest.version, first.plan.release, first.role)
     turn.shadow = _shadow_of(champion, scored, records)
-    if scored.many:
-        return records, _ENCODE(ManyAnswers(*head, outcomes, degraded))
-    one = outcomes[0]
-    return records, _ENCODE(
-        OneAnswer(
-            one.prediction_id, *head, one.prediction, one.probability, one.probabilities, one.imputed, one.out_of_domain, degraded
-        )
+    return records, _ENCODE(ManyAnswers(*head, outcomes, degraded))
+
+
+def _record_and_answer(
+    scored: Scored, part: Part, served_at: datetime, latency_ms: float
+) -> tuple[list[PredictionRecord], bytes]:
+    block = part.block
+    live, output = block.live, block.outputs[0]
+    record, flags = _record(
+        live, scored.items[0], block.rows[0], block.used[0], output, served_at, latency_ms, part.why
+    )
+    records = [record]
+    turn = scored.turn
+    turn.shadow = _shadow_of(turn.live, scored, records)
+    degraded = True if live.role in _DEGRADED else msgspec.UNSET
+    manifest = live.manifest
+    answer = OneAnswer(
+        record.id, manifest.model, manifest.version, live.plan.release, live.role, *outputs_of(live, output), *flags, degraded
     )  # fmt: skip
+    return records, _ENCODE(answer)
 
 
 def count_predictions(turn: Turn, records: Sequence[PredictionRecord]) -> None:
@@ -248,77 +148,6 @@ def failure_record(
         status=status,
         error=error[:500],
     )
-
-
-async def _ask(turn: Turn, first: LiveModel, scored: Scored, places: Sequence[int], means: Means) -> Part:
-    """What the first answers for these rows of the request, or who comes after it where it does not."""
-    rows = scored.rows if len(places) == len(scored.rows) else [scored.rows[place] for place in places]
-    champion = turn.live
-    # A challenger's breaker has been asked; where nobody could stand in, a champion is asked whatever its breaker says.
-    if first is not champion or first.breaker.is_closed or not first.beside.stand_ins or first.breaker.admits():
-        try:
-            return Part(await put_to(first, rows, means), places, None)
-        except VersionFailed as failure:
-            turn.failed(failure)
-            if first is champion and not champion.beside.stand_ins:
-                raise _hopeless(failure) from None
-            _say(failure)
-            why, refused = [str(failure)], None
-        except ScorerError as error:
-            if first is champion:
-                raise _refusal(champion, rows, places, scored.many, error) from None
-            why, refused = [f"{first.who}: {error}"], VersionFailed(first, "error", str(error))
-    else:
-        why, refused = [f"{first.who} is not asked: {first.breaker.reason}"], None
-    part = await _ask_others(turn, first, scored, rows, places, means, why)
-    if refused is not None and part.block.live.constant is None:
-        # What another version answers was no fault of the caller's.
-        turn.failed(refused)
-    return part
-
-
-async def _ask_others(
-    turn: Turn,
-    first: LiveModel,
-    scored: Scored,
-    rows: list[RawRow],
-    places: Sequence[int],
-    means: Means,
-    why: list[str],
-) -> Part:
-    champion = turn.live
-    failure: VersionFailed | None = None
-    left = champion.beside.stand_ins if first is champion else (champion, *champion.beside.stand_ins)
-    for position, live in enumerate(left):
-        is_last = position == len(left) - 1
-        if not (is_last or live.breaker.is_closed or live.breaker.admits()):
-            why.append(f"{live.who} is not asked: {live.breaker.reason}")
-            continue
-        try:
-            return Part(await put_to(live, rows, means), places, "; ".join(why)[:500])
-        except VersionFailed as error:
-            failure = error
-            turn.failed(error)
-            _say(error)
-            why.append(str(error))
-        except ScorerError as error:
-            if live is champion or is_last:
-                raise _refusal(live, rows, places, scored.many, error) from None
-            why.append(f"{live.who}: {error}")
-    assert failure is not None, "the last one is asked, whatever its breaker says"
-    raise _hopeless(failure) from None
-
-
-def _is_of_the_share(champion: LiveModel, item: PredictItem) -> bool:
-    """Whether a row is the challenger's. Probes ask for the champion; a row without an entity goes by its id, made here."""
-    split = champion.beside.split
-    if item.probe or split is None:
-        return False
-    if item.entity is not None:
-        return split(item.entity)
-    if item.id is None:
-        item.id = str(uuid_utils.uuid7())
-    return split(item.id)
 
 
 def _shadow_of(champion: LiveModel, scored: Scored, records: list[PredictionRecord]) -> ShadowJob | None:
@@ -366,41 +195,7 @@ def _record(
     return record, flags
 
 
-_FEATURE = re.compile(r"feature '(.*?)'")
-
-
-def _refusal(live: LiveModel, rows: list[RawRow], places: Sequence[int], many: bool, error: ScorerError) -> Refusal:
-    """Where the model itself refuses a value, such as one too large for its arithmetic: names the row and the feature."""
-    own = rows if live.arrange is None else list(map(live.arrange, rows))
-    used = own if live.mask is None else list(map(live.mask, own))
-    index = places[first_refused(live.scorer, used)]
-    feature = _FEATURE.search(str(error))
-    field = f"features.{feature[1]}" if feature else "features"
-    return Refusal(422, "invalid_value", str(error), OneOrMany.path("rows", index, many, field))
-
-
-def _hopeless(failure: VersionFailed) -> BaseException:
-    """What ends a request that nobody could answer: the fault itself where there was one, for the worker's log to tell."""
-    if failure.trouble == "not finite":
-        manifest = failure.live.manifest
-        return Refusal(500, "not_finite", f"{manifest.model} version {manifest.version} gave no finite number")
-    return failure.__cause__ or failure
-
-
-_said: dict[tuple[str, int], float] = {}
-
-
-def _say(failure: VersionFailed) -> None:
-    """Log a failure that callers do not notice, and not each of thousands."""
-    manifest, now = failure.live.manifest, time.monotonic()
-    key = (manifest.model, manifest.version)
-    if now - _said.get(key, -_SAID_SECONDS) >= _SAID_SECONDS:
-        _said[key] = now
-        message = "%s: another answers in place of %s"
-        logger.warning(message, manifest.model, failure, exc_info=failure, extra=about(failure.live))
-
-
-def _outputs(live: LiveModel, output: Sequence[float]) -> tuple[Any, Any, Any]:
+def outputs_of(live: LiveModel, output: Sequence[float]) -> tuple[Any, Any, Any]:
     """Prediction, probability of the positive class, probabilities by class."""
     manifest = live.manifest
     if manifest.task == "binary":

@@ -53,6 +53,23 @@ class Block(msgspec.Struct):
     seconds: float
 
 
+def put_at_once(live: LiveModel, rows: list[RawRow]) -> Block:
+    """`put_to` where it takes no time to wait for: rows for a version that is quick, and no cache to look into.
+
+    Raises `ScorerError` and `VersionFailed`.
+    """
+    own, used = _as_its_own(live, rows)
+    begun = time.perf_counter()
+    try:
+        outputs = [live.scorer.score_row(used[0])] if len(used) == 1 else score_now(live.scorer, used)
+    except ScorerError:
+        raise
+    except Exception as error:
+        raise _broke(live, error) from error
+    seconds = time.perf_counter() - begun
+    return _whole(live, Block(live, own, used, outputs, seconds))
+
+
 async def put_to(live: LiveModel, rows: list[RawRow], means: Means) -> Block:
     """Score rows, given in the order of the champion's contract; the version's breaker is told that it answered.
 
@@ -65,32 +82,48 @@ async def put_to(live: LiveModel, rows: list[RawRow], means: Means) -> Block:
     Refusal
         503, when too many rows wait for it.
     """
-    own = rows if live.arrange is None else list(map(live.arrange, rows))
-    used = own if live.mask is None else list(map(live.mask, own))
     if live.constant is not None:
+        own, used = _as_its_own(live, rows)
         return Block(live, own, used, [live.constant] * len(rows), 0.0)
     cache = means.cache if len(rows) == 1 else None
+    if cache is None and live.is_quick and len(rows) <= _OFF_LOOP_ROWS:
+        return put_at_once(live, rows)
+    own, used = _as_its_own(live, rows)
     if cache is not None and (kept := cache.find(live, used[0])) is not None:
         return Block(live, own, used, [kept], 0.0)
-    try:
-        if live.is_slow or len(rows) > _OFF_LOOP_ROWS:
+    if live.is_quick and len(rows) <= _OFF_LOOP_ROWS:
+        block = put_at_once(live, rows)
+    else:
+        try:
             scored = await means.batchers.score(live, used)
-            outputs, seconds = scored.outputs, scored.seconds
-        else:
-            begun = time.perf_counter()
-            outputs = score_now(live.scorer, used)
-            seconds = time.perf_counter() - begun
-    except (ScorerError, Refusal):
-        raise
-    except Exception as error:
-        # Whatever a version does wrong is its own failure: somebody else can answer.
-        raise VersionFailed(live, "error", f"{type(error).__name__}: {error}") from error
-    if not all(map(math.isfinite, [value for output in outputs for value in output])):
-        raise VersionFailed(live, "not finite", "gave no finite number")
-    live.breaker.answered(seconds)
+        except (ScorerError, Refusal):
+            raise
+        except Exception as error:
+            raise _broke(live, error) from error
+        block = _whole(live, Block(live, own, used, scored.outputs, scored.seconds))
     if cache is not None:
-        cache.keep(live, used[0], outputs[0])
-    return Block(live, own, used, outputs, seconds)
+        cache.keep(live, used[0], block.outputs[0])
+    return block
+
+
+def _as_its_own(live: LiveModel, rows: list[RawRow]) -> tuple[list[RawRow], list[RawRow]]:
+    """Rows in the order of a version's own contract: as received, and without what its plan takes for missing."""
+    own = rows if live.arrange is None else list(map(live.arrange, rows))
+    return own, own if live.mask is None else list(map(live.mask, own))
+
+
+def _broke(live: LiveModel, error: Exception) -> VersionFailed:
+    """Whatever a version does wrong is its own failure: somebody else can answer."""
+    return VersionFailed(live, "error", f"{type(error).__name__}: {error}")
+
+
+def _whole(live: LiveModel, block: Block) -> Block:
+    for output in block.outputs:
+        for value in output:
+            if not math.isfinite(value):
+                raise VersionFailed(live, "not finite", "gave no finite number")
+    live.breaker.answered(block.seconds)
+    return block
 
 
 def first_refused(scorer: Scorer, rows: list[RawRow]) -> int:

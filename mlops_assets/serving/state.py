@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from mlops_assets.core.manifest import Manifest
@@ -56,10 +57,15 @@ class LiveModel:
     breaker: Breaker = field(default_factory=lambda: Breaker(BreakerLimits(), time.monotonic))
     beside: "Beside" = field(default_factory=lambda: Beside())
 
-    @property
+    @cached_property
     def is_slow(self) -> bool:
         """Whether one row takes long enough to be scored off the event loop."""
         return self.manifest.uncompiled is not None and self.constant is None
+
+    @cached_property
+    def is_quick(self) -> bool:
+        """Whether a few rows are scored on the event loop."""
+        return self.manifest.uncompiled is None and self.constant is None
 
     @property
     def who(self) -> str:

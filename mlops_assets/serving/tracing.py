@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from mlops_assets.serving.predict import Turn
+from mlops_assets.serving.asking import Turn
 
 _MOST_IDS = 100
 _NOBODY = Context()

@@ -36,34 +36,27 @@ class Summary:
     models: set[str] = field(default_factory=set)
 
     def add(self, record: Record) -> None:
-        """Count a record in. Raises ValueError when one of its times has no time zone."""
-        moment = _time_of(record)
-        self._extend(moment, moment)
+        """Count a record in, whose times have a time zone."""
+        moment = record.received_at if isinstance(record, LabelRecord) else record.served_at
+        if self.first is None or self.last is None:
+            self.first = self.last = moment
+        elif moment > self.last:
+            self.last = moment
+        elif moment < self.first:
+            self.first = moment
         self.records += 1
         self.models.add(record.model)
-
-    def merge(self, other: "Summary") -> None:
-        """Count in what another summary says."""
-        if other.first is not None and other.last is not None:
-            self._extend(other.first, other.last)
-        self.records += other.records
-        self.models |= other.models
 
     def footer(self) -> Footer:
         nothing = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
         return Footer(self.records, self.first or nothing[0], self.last or nothing[1], tuple(sorted(self.models)))
 
-    def _extend(self, first: datetime, last: datetime) -> None:
-        self.first = first if self.first is None else min(self.first, first)
-        self.last = last if self.last is None else max(self.last, last)
 
-
-def framed_batch(records: Sequence[Record]) -> tuple[bytes, Summary]:
-    """Records as they stand in a segment, and their summary. Raises ValueError when a time has no time zone."""
-    summary = Summary()
+def framed_batch(records: Sequence[Record]) -> bytes:
+    """Records as they stand in a segment. Raises ValueError when a time has no time zone."""
     for record in records:
-        summary.add(record)
-    return b"".join([framed(record) for record in records]), summary
+        _require_zones(record)
+    return framed(records[0]) if len(records) == 1 else b"".join([framed(record) for record in records])
 
 
 def framed(part: Record | Footer) -> bytes:
@@ -132,18 +125,13 @@ def _end_of_frame(view: memoryview, offset: int) -> int:
     return stop
 
 
-def _time_of(record: Record) -> datetime:
-    """When a prediction was served or a label received. Raises ValueError for a time without a time zone."""
-    if type(record) is PredictionRecord:
-        served, told = record.served_at, record.event_time
+def _require_zones(record: Record) -> None:
+    if isinstance(record, LabelRecord):
+        times = (record.received_at, record.observed_at, record.event_time or record.received_at)
     else:
-        assert isinstance(record, LabelRecord)
-        served, told = record.received_at, record.observed_at
-        if record.event_time is not None and record.event_time.tzinfo is None:
-            raise ValueError(f"{record.model}: label {record.name} has an event time without a time zone")
-    if served.tzinfo is None or told.tzinfo is None:
+        times = (record.served_at, record.event_time, record.served_at)
+    if times[0].tzinfo is None or times[1].tzinfo is None or times[2].tzinfo is None:
         raise ValueError(f"{record.model}: record {record.id} has a time without a time zone")
-    return served
 
 
 _MAGIC = b"mlopslog"

@@ -8,10 +8,11 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlops_assets.core.records import LabelRecord, PredictionRecord
+from mlops_assets.core.records import LabelRecord, PredictionRecord, Record
 from mlops_assets.stores.files import locked, make_folder, sync_folder
 from mlops_assets.stores.log_frames import Footer, Summary, decode, framed, frames, preamble
 
@@ -54,10 +55,11 @@ class OpenSegment:
             raise
         return segment
 
-    def append(self, content: bytes, summary: Summary) -> None:
-        """Write frames, all of them or none, and count in what they hold."""
+    def append(self, content: bytes, records: Sequence[Record]) -> None:
+        """Write the frames of records, all of them or none, and count them in."""
         self._write(content, self._durable)
-        self.summary.merge(summary)
+        for record in records:
+            self.summary.add(record)
 
     def seal(self) -> None:
         """Sum up, wait for the disk, rename. The segment can be sealed by `settle` if this fails."""

@@ -80,14 +80,14 @@ class LogWriter:
         """
         if not records:
             return
-        content, summary = framed_batch(records)
+        content = framed_batch(records)
         with self._appending:
             if self._closed:
                 raise LogError(f"the log of {self.worker} in {self.root} is closed")
             if self._segment is None:
                 self._segment = self._create()
             try:
-                self._segment.append(content, summary)
+                self._segment.append(content, records)
             except OSError as error:
                 raise LogError(str(error)) from error
 
