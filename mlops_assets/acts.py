@@ -24,6 +24,7 @@ from mlops_assets.core.training import encode_label, predict
 from mlops_assets.drills.ground import Ground
 from mlops_assets.drills.stage import EVERY_S, LOOK_S, DrillFailed, Stage
 from mlops_assets.drills.system import Program, System, running_system
+from mlops_assets.drills.trials import promoted
 from mlops_assets.operations.rollback import force_release
 from mlops_assets.operations.supervise import free_port
 from mlops_assets.operations.traffic import Traffic
@@ -110,22 +111,34 @@ def season(stage: Stage, flights: pd.DataFrame) -> None:
     Parameters
     ----------
     flights
-        What comes after the traffic that was sent already.
+        What comes after the traffic that was sent already; where the new version is put on trial, its first days are those of the
+        trial.
     """
     decision = stage.wait(lambda: stage.decided("retrain"), "air_time decays and a training is decided", WAIT_S)
     incident = stage.incident("performance")
     stage.require(incident is not None, "an incident is open for the model's performance")
     stage.step(f"decided: retrain ({decision.what.mode}), because {decision.what.reason}")
     before = stage.champion()
-    stage.wait(lambda: stage.champion() != before, "the new version is released", WAIT_S, every_s=0.5)
-    plan = stage.stores.releases.current(stage.spec.name)
-    assert plan is not None
+    days = _by_day(stage.spec, flights)
+    promoted(stage, before, days, WAIT_S)
+    plan = stage.plan()
     stage.step(f"released by itself: version {plan.champion.version} with release {plan.release}; {plan.reason}")
+    left = list(days)
+    if not left:
+        raise DrillFailed(
+            f"version {plan.champion.version} was promoted by the last of the flights: none is left to show it by"
+        )
+    flights = pd.concat(left, ignore_index=True)
     traffic = stage.send(flights)
     stage.label(traffic)
     now, then = _losses(stage, traffic, before)
     metric = stage.spec.headline_loss
     stage.step(f"the next {len(flights):,} flights: {metric} {now:.2f} by the new version, {then:.2f} by the old one")
+
+
+def _by_day(spec: ModelSpec, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    days = rows[spec.event_time].dt.tz_convert(spec.monitoring.timezone).dt.normalize()
+    return (part.reset_index(drop=True) for _, part in rows.groupby(days, sort=True))
 
 
 def _losses(stage: Stage, traffic: Traffic, former: int) -> tuple[float, float]:

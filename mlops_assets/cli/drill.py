@@ -46,8 +46,8 @@ def drill(
 ) -> None:
     """Break a running system on purpose, and see whether it heals: lost and wrong answers must be 0.
 
-    The system is one of its own, below the work folder. Ends with code 1 when a drill does not heal, or an acknowledged answer is
-    lost or wrong.
+    The system is one of its own, below the work folder. Ends with code 1 when a drill does not heal, an acknowledged answer is lost
+    or wrong, or more requests were touched than may be.
     """
     from mlops_assets.drills.catalogue import DRILLS
     from mlops_assets.drills.ground import Ground
@@ -112,7 +112,7 @@ def _show(results: "list[DrillResult]") -> None:
     out.print()
     out.print(table_of(results))
     for one in results:
-        for line in (*([one.why] if one.why else []), *one.examples):
+        for line in (*([one.why] if one.why else []), *one.examples, *one.faults):
             out.print(f"{one.name}: {line}", style="red", markup=False)
 
 

@@ -3,14 +3,15 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import msgspec
 import pandas as pd
+import uuid_utils
 
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.client import PredictionClient, ServiceError
@@ -18,6 +19,18 @@ from mlops_assets.operations.smoke import outputs_of
 from mlops_assets.operations.traffic import ask
 
 HOURLY = timedelta(hours=1)
+PACE_S = 0.02  # from one request of a steady caller to its next: what is asked in vain counts for as much as what is answered
+
+Outcome = Literal["answered", "refused", "failed", "unanswered"]
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One row that a caller has asked for: by which id, for whom, when by the wall clock, and what became of it."""
+
+    id: str
+    entity: str
+    at: datetime
+    outcome: Outcome
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -37,6 +50,7 @@ class Tally:
     """What all callers were told. `refused` counts 503 and 429, `failed` other errors, `unanswered` broken connections."""
 
     acknowledged: list[Acknowledged] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     labels: int = 0
     refused: int = 0
     failed: int = 0
@@ -47,37 +61,55 @@ class Tally:
 
 
 class Caller(PredictionClient):
-    """A client that keeps a tally. Requests that are not answered raise, as they do for everybody."""
+    """A client that keeps a tally, and gives each row an id by which the log can be asked what became of it.
+
+    Requests that are not answered raise, as they do for everybody.
+    """
 
     def __init__(self, url: str, tally: Tally) -> None:
         super().__init__(url, timeout_s=15)
         self._tally = tally
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        tally = self._tally
+        tally, rows = self._tally, [] if _is_feedback(path) else body.get("rows", [body])
+        for row in rows:
+            row.setdefault("id", str(uuid_utils.uuid7()))
+        begun = datetime.now(UTC)
         try:
             answer = self._http.post(path, json=body)
         except httpx.TransportError:
             with tally.lock:
                 tally.unanswered += 1
+                tally.asked += _asked(rows, begun, "unanswered")
             raise
         self.latencies_ms.append(answer.elapsed.total_seconds() * 1000)
         with tally.lock:
-            _count(tally, path, answer, datetime.now(UTC))
+            tally.asked += _asked(rows, begun, _count(tally, path, answer, datetime.now(UTC)))
         return self._json(answer)
 
 
-def _count(tally: Tally, path: str, answer: httpx.Response, now: datetime) -> None:
+def _count(tally: Tally, path: str, answer: httpx.Response, now: datetime) -> Outcome:
     if answer.status_code in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS):
         tally.refused += 1
         tally.last_refusal = now
-    elif answer.is_error:
+        return "refused"
+    if answer.is_error:
         tally.failed += 1
-    elif path.endswith("/feedback"):
+        return "failed"
+    if _is_feedback(path):
         tally.labels += answer.json()["accepted"]
     else:
         tally.acknowledged += _acknowledged(answer.json(), now)
         tally.last_answer = now
+    return "answered"
+
+
+def _is_feedback(path: str) -> bool:
+    return path.endswith("/feedback")
+
+
+def _asked(rows: Sequence[dict[str, Any]], at: datetime, outcome: Outcome) -> list[Asked]:
+    return [Asked(row["id"], row.get("entity") or row["id"], at, outcome) for row in rows]
 
 
 def _acknowledged(body: dict[str, Any], at: datetime) -> list[Acknowledged]:
@@ -110,7 +142,7 @@ def bodies_of(spec: ModelSpec, rows: pd.DataFrame, ids: Sequence[str]) -> list[d
 
 @contextmanager
 def steady_load(url: str, tally: Tally, spec: ModelSpec, rows: pd.DataFrame, callers: int = 2) -> Iterator[None]:
-    """Callers that ask for one flight after the other, without end, as long as the block lasts; they do not mind errors."""
+    """Callers that ask for one flight after the other, at an even pace, as long as the block lasts; they do not mind errors."""
     stopping = threading.Event()
 
     def call(first: int) -> None:
@@ -118,10 +150,10 @@ def steady_load(url: str, tally: Tally, spec: ModelSpec, rows: pd.DataFrame, cal
         with Caller(url, tally) as client:
             while not stopping.is_set():
                 position = (position + callers) % len(rows)
-                try:
+                due = time.monotonic() + PACE_S
+                with suppress(httpx.TransportError, ServiceError):
                     ask(spec, client, rows.iloc[position : position + 1].reset_index(drop=True), HOURLY, singles=1)
-                except (httpx.TransportError, ServiceError):
-                    time.sleep(0.02)  # as a caller would pause, and not to be busy with a dead port alone
+                stopping.wait(max(due - time.monotonic(), 0.0))
 
     threads = [threading.Thread(target=call, args=(number,), daemon=True) for number in range(callers)]
     for thread in threads:

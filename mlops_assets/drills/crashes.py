@@ -5,12 +5,14 @@ import resource
 import signal
 import sqlite3
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlops_assets.drills.stage import Stage
+from mlops_assets.drills.trials import lookalike, to_canary
 from mlops_assets.stores.home import Home
 
 LOG_MB = 4
@@ -18,8 +20,10 @@ LOCKED_S = 12
 
 
 def crash_service(stage: Stage) -> None:
-    """`kill -9` of a worker, of the server, and of all of them; the supervisor brings them back, nothing acknowledged is lost."""
+    """`kill -9` of a worker, of the server, of all of them, in a canary: it goes on where it was, and nothing is lost."""
     system = stage.system
+    tried = lookalike(stage, stage.champion() + 1)
+    release = to_canary(stage, tried).plan.release
     with stage.under_load(callers=3):
         before = system.worker_pids()
         victim = min(before)
@@ -31,12 +35,30 @@ def crash_service(stage: Stage) -> None:
         stage.goes_on()
         stage.harmless("all workers answer")
         _kill_server(stage, with_workers=False)
-        _kill_server(stage, with_workers=True)
+        last = _kill_server(stage, with_workers=True)
+        stage.wait(lambda: _answers_since(stage, tried.release.version, last), "the canary answers its share again")
+        by_entity = _answered_by(stage, release)
         stage.healed("the supervisor has started the server again, and all workers answer")
+    apart = sum(len(versions) > 1 for versions in by_entity.values())
+    stage.require(apart == 0, f"each of {len(by_entity)} entities was answered by one version, before and after")
 
 
-def _kill_server(stage: Stage, *, with_workers: bool) -> None:
-    """The server alone leaves workers behind, which hold the address that the next one needs."""
+def _answers_since(stage: Stage, version: int, moment: datetime) -> bool:
+    return any(one.version == version and one.at > moment for one in stage.tally.acknowledged)
+
+
+def _answered_by(stage: Stage, release: int) -> dict[str, set[int]]:
+    """The versions that answered each entity in a release."""
+    entities = {one.id: one.entity for one in stage.tally.asked}
+    found = defaultdict(set)
+    for one in stage.tally.acknowledged:
+        if one.release == release:
+            found[entities[one.id]].add(one.version)
+    return found
+
+
+def _kill_server(stage: Stage, *, with_workers: bool) -> datetime:
+    """The server alone leaves workers behind, which hold the address that the next one needs. Returns when it was killed."""
     system = stage.system
     server, workers = system.server_pid(), system.worker_pids()
     stage.step(
@@ -49,6 +71,7 @@ def _kill_server(stage: Stage, *, with_workers: bool) -> None:
     stage.wait(lambda: newer(stage.tally.last_answer, killed), "callers are answered again")
     stage.goes_on()
     stage.step(f"all workers answer again {whole:.1f} s after the server's death")
+    return killed
 
 
 def kill_server(stage: Stage, *, with_workers: bool = True) -> None:

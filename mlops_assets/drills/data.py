@@ -5,6 +5,7 @@ Those of the weather end on the sixth day of March: on the seventh and eighth a 
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count, islice
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.records import PredictionRecord
 from mlops_assets.drills.caller import Caller, bodies_of
 from mlops_assets.drills.stage import Stage
+from mlops_assets.drills.trials import promoted
 from mlops_assets.operations.live_traffic import live_windows, quarantined_since
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.monitor import Monitor
@@ -22,6 +24,7 @@ from mlops_assets.operations.traffic import Traffic
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib")
 A_WEEK = timedelta(days=7)
 TRAINED_S = 600.0
+MOST_TRIAL_DAYS = 42
 NEW_PLACES = ("XQA", "XQB", "XQC")
 NEW_SHARE = 0.15
 
@@ -45,8 +48,10 @@ def season(stage: Stage) -> None:
     incident = stage.wait(lambda: stage.incident(cause), "an incident is open")
     _found(stage, incident)
     stage.step(f"decided: {decision.what.reason}")
-    plan = stage.wait(lambda: _released_since(stage, before), "another version is released", TRAINED_S, every_s=0.5)
-    stage.harmless(f"version {plan} serves")
+    later = count(sent)
+    trial_days = islice((stage.days(number) for number in later), MOST_TRIAL_DAYS)
+    stage.harmless(f"version {promoted(stage, before, trial_days, TRAINED_S)} serves")
+    sent = next(later)
     after = stage.send(stage.days(sent, 10))
     stage.label(after)
     stage.judged(stage.window(sent + 9), TRAINED_S)
@@ -256,11 +261,6 @@ def _masked(stage: Stage) -> tuple[str, ...]:
 def _decided_on(stage: Stage, window: str) -> None:
     """Wait until the response has looked at a window."""
     stage.wait(lambda: any(one.what.window == window for one in stage.record.decisions), f"{window} is decided on")
-
-
-def _released_since(stage: Stage, before: int) -> int | None:
-    version = stage.champion()
-    return version if version != before else None
 
 
 def _put_aside(stage: Stage, request: str) -> str | None:

@@ -13,21 +13,32 @@ from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.scoring.uncompiled import PipelineScorer
 from mlops_assets.core.training import find_classes, fit_pipeline
 from mlops_assets.core.training_request import TrainingRequest
-from mlops_assets.drills.bad_models import register_shuffled
+from mlops_assets.drills.bad_models import register_shuffled, release_misled
 from mlops_assets.drills.crashes import kill_server, newer
 from mlops_assets.drills.stage import DrillFailed, Stage
+from mlops_assets.drills.trials import (
+    PERSON,
+    breaker_opened,
+    ended,
+    entrant_of,
+    label_until_over,
+    last_look_at,
+    lookalike,
+    to_canary,
+)
 from mlops_assets.operations.by_hand import ByHand, NotPossible
 from mlops_assets.operations.confirm import move_champion
-from mlops_assets.operations.plan_changes import ChangeRefused
+from mlops_assets.operations.plan_changes import ChangeFailed, ChangeRefused
 from mlops_assets.operations.rollback import force_release, roll_back
 from mlops_assets.operations.supervise import wait_until_live
 from mlops_assets.operations.traffic import labels_of
 from mlops_assets.sources.table import read_source
 
-PERSON = "user:drill"
 TRAINED_S = 600.0
 POISONED_DAYS, SOUND_DAYS = 10, 15
 SLOW_ROWS, SLOW_TREES = 3_000, 800
+MISLED_MIN = 30.0  # about what a flight from New York spends on the ground between its gates
+CANARY_DAYS = 6
 
 
 def bad_retrain(stage: Stage) -> None:
@@ -60,56 +71,59 @@ def bad_retrain(stage: Stage) -> None:
 
 
 def bad_release(stage: Stage) -> None:
-    """A version that learnt labels in random order is forced live; the labels of its first days bring the former one back."""
+    """A version that learnt from labels which are all too large passes its gates; the canary finds it out, and it is withdrawn."""
     spec, stores, good = stage.spec, stage.stores, stage.champion()
     stage.label(stage.send(stage.days(0, 2)))
-    bad = register_shuffled(spec, stores, spec.live_from)
-    stage.bad_versions.add(bad)
     stage.after_a_look()
-    changed = force_release(spec, stores, bad, reason="a drill", decided_by=PERSON, now=datetime.now(UTC))
-    stage.inject(f"version {bad} is live with release {changed.plan.release}, asked by no gate")
-    stage.label(stage.send(stage.days(2, 4)))
-    incident = stage.wait(lambda: stage.incident("performance"), "it is found out")
-    stage.times.detect_windows = len(tuple(Windows.of(spec).between(stage.window(2), incident.windows[0])))
-    stage.found(incident.title, incident.detected_at)
-    decision = stage.wait(lambda: stage.decided("roll back"), "a rollback is decided")
-    stage.wait(lambda: stage.champion() == good, "the former version serves again")
-    mitigated = stage.wait(lambda: stage.mitigated("performance"), "the ledger says so")
-    stage.harmless(decision.what.reason, mitigated.mitigated_at)
+    released = release_misled(spec, stores, spec.live_from, MISLED_MIN, PERSON)
+    bad = released.manifest.version
+    stage.bad_versions.add(bad)
+    stage.require(released.on_trial, f"version {bad} has passed its gates, and is tried: {released.plan.reason[:80]}")
+    stage.inject(f"version {bad} learnt from labels {MISLED_MIN:g} minutes too large, and answers a canary")
+    days = label_until_over(stage, bad, (stage.days(number) for number in range(2, 2 + CANARY_DAYS)))
+    over = stage.wait(lambda: ended(stage, bad), f"the canary of version {bad} is over")
+    assert over.stepped is not None
+    stage.times.detect_windows = days
+    stage.found(over.stepped.reason, last_look_at(stage, over))
+    stage.harmless(f"{over.stepped.step} with release {over.stepped.release}", over.stepped_at)
+    plan = stage.plan()
+    stage.require(plan.champion.version == good and bad in plan.withdrawn, "the champion stays, and it never returns")
+    incident = stage.wait(lambda: stage.incident("gates"), "an incident is opened")
     stage.require(not stage.trainings(), "nothing was trained")
-    after = stage.send(stage.days(6))
+    after = stage.send(stage.days(2 + days))
     given = {one.version for one in stage.tally.acknowledged[-len(after.rows) :]}
     stage.require(given == {good}, f"the next day is answered by version {good} alone")
-    stage.healed("callers have what they had before; the incident stays open until three windows are good again")
+    stage.healed(f"callers have what they had before; told of: {incident.title}")
 
 
 def slow_model(stage: Stage) -> None:
-    """A version that is right and slow is released: the guard takes it back by what the workers count, within seconds."""
-    spec, good = stage.spec, stage.champion()
-    slow = _register_slow(stage)
-    stage.bad_versions.add(slow)
+    """A version that is right and slow answers a canary: the workers' breakers stop asking it at once, and it is withdrawn."""
+    good, slow = stage.champion(), _register_slow(stage)
+    version = slow.version
+    stage.bad_versions.add(version)
     stage.after_a_look()
     with stage.under_load(callers=4):
         stage.goes_on(100)
-        changed = force_release(spec, stage.stores, slow, reason="a drill", decided_by=PERSON, now=datetime.now(UTC))
-        stage.inject(f"version {slow}, served by scikit-learn, is live with release {changed.plan.release}")
-        incident = stage.wait(lambda: stage.incident("service"), "it is found out")
-        stage.found(incident.title, incident.detected_at)
-        stage.wait(lambda: stage.champion() == good, "the former version serves again")
-        mitigated = stage.wait(lambda: stage.mitigated("service"), "the ledger says so")
-        stage.harmless(f"version {good} serves again", mitigated.mitigated_at)
+        stage.inject(f"version {version}, served by scikit-learn, comes into a canary")
+        changed = to_canary(stage, entrant_of(stage, slow))
+        stage.step(f"it is tried with release {changed.plan.release}")
+        opened = stage.wait(lambda: breaker_opened(stage, version), "its breaker opens")
+        stage.found(f"the breaker has opened: {opened}")
+        over = stage.wait(lambda: ended(stage, version), f"the canary of version {version} is over")
+        assert over.stepped is not None
+        stage.harmless(f"{over.stepped.step}: {over.stepped.reason}", over.stepped_at)
+        plan = stage.plan()
+        stage.require(plan.champion.version == good and version in plan.withdrawn, "it never returns")
         stage.goes_on(100)
-        stage.require({one.version for one in stage.tally.acknowledged[-50:]} == {good}, "callers are answered by it")
-    stage.healed("released and taken back, nobody was refused")
+        stage.require({one.version for one in stage.tally.acknowledged[-50:]} == {good}, "the champion answers all")
+    stage.healed("tried and taken back, nobody was refused")
     stage.require(stage.tally.refused + stage.tally.failed + stage.tally.unanswered == 0, "no request failed")
 
 
-def _register_slow(stage: Stage) -> int:
+def _register_slow(stage: Stage) -> Release:
     """A version of very many trees that is served uncompiled, with golden rows of its own and the champion's reference."""
     spec, stores = stage.spec, stage.stores
-    plan = stores.releases.current(spec.name)
-    assert plan is not None
-    champion = stores.bundles.get(plan.champion.bundle)
+    champion = stores.bundles.get(stage.plan().champion.bundle)
     manifest = champion.manifest
     trees = {**spec.training.parameters, "max_iter": SLOW_TREES, "learning_rate": 0.01}
     slow = spec.model_copy(update={"training": spec.training.model_copy(update={"parameters": trees})})
@@ -127,8 +141,9 @@ def _register_slow(stage: Stage) -> int:
     answers = PipelineScorer(skops, told).score_rows(golden.rows)
     kept = {name: content for name, content in champion.files.items() if not name.startswith("scorer.")}
     files = {**kept, "pipeline.skops": skops, "golden.json": GoldenRows.of(golden.rows, answers).to_json()}
-    stores.registry.tag(spec.name, version, "bundle", stores.bundles.put(told, files))
-    return version
+    bundle = stores.bundles.put(told, files)
+    stores.registry.tag(spec.name, version, "bundle", bundle)
+    return Release(version, bundle)
 
 
 def crash_daemon(stage: Stage) -> None:
@@ -164,20 +179,32 @@ def crash_daemon(stage: Stage) -> None:
 
 
 def corrupt_bundle(stage: Stage) -> None:
-    """Bundles are damaged on disk: one to go back to, and that of the champion while the service starts again."""
+    """Bundles are damaged on disk: one to be tried, one to go back to, and the champion's while the service starts again."""
     spec, stores, first = stage.spec, stage.stores, stage.champion()
     second, third = _twin(stage), _twin(stage)
+    tried = lookalike(stage, third + 1)
     bundles = {plan.champion.version: plan.champion.bundle for plan in stores.releases.history(spec.name)}
+    stage.bad_versions |= {second, tried.release.version}
     with stage.under_load():
-        stage.inject(f"the bundle of version {second}, to go back to, is damaged wherever it is kept")
-        for copy in _copies_of(stage, bundles[second]):
+        stage.inject(
+            f"damaged wherever they are kept: the bundles of version {tried.release.version}, to be tried, and of {second}, to go "
+            "back to"
+        )
+        for copy in (*_copies_of(stage, tried.release.bundle), *_copies_of(stage, bundles[second])):
             damage(copy)
+        try:
+            to_canary(stage, tried)
+            raise DrillFailed(f"version {tried.release.version} is tried with a damaged bundle")
+        except ChangeFailed as refusal:
+            stage.found(f"refused: {str(refusal)[:160]}")
+        plan = stage.plan()
+        stage.require(plan.challenger is None and plan.champion.version == third, "the champion answers everybody")
         release = _release(stage)
         try:
             roll_back(spec, stores, second, reason="a drill", decided_by=PERSON, now=datetime.now(UTC))
             raise DrillFailed(f"version {second} serves from a damaged bundle")
         except ChangeRefused as refusal:
-            stage.found(f"refused: {str(refusal)[:160]}")
+            stage.step(f"refused: {str(refusal)[:160]}")
         stage.require(_release(stage) == release, "nothing has moved")
         changed = roll_back(spec, stores, None, reason="a drill", decided_by=PERSON, now=datetime.now(UTC))
         stage.require(changed.plan.champion.version == first, f"the next good one, version {first}, follows {third}")

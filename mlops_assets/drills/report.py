@@ -6,6 +6,8 @@ from datetime import datetime
 import msgspec
 from rich.table import Table
 
+from mlops_assets.drills.touched import Touched
+
 
 class Step(msgspec.Struct, frozen=True):
     """One line of what happened, with the seconds since the drill began."""
@@ -29,6 +31,8 @@ class DrillResult(msgspec.Struct, frozen=True):
         Answers of a bad model, or from bad values, before mitigation.
     refused, failed, unanswered
         Requests answered with 503 or 429, with other errors, and not at all.
+    touched
+        What share of the requests felt it, where that is found out.
     """
 
     name: str
@@ -48,6 +52,7 @@ class DrillResult(msgspec.Struct, frozen=True):
     seconds: float
     examples: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
+    touched: Touched | None = None
 
     @classmethod
     def broken_off(cls, name: str, why: str) -> "DrillResult":
@@ -56,8 +61,13 @@ class DrillResult(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Healed, nothing lost, and no answer wrong."""
-        return self.healed and not self.lost and not self.wrong
+        """Healed, nothing lost, no answer wrong, and no more requests touched than may be."""
+        return self.healed and not self.lost and not self.wrong and not self.faults
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the share of requests that were touched."""
+        return () if self.touched is None else self.touched.faults
 
 
 _FIGURES = (
@@ -82,6 +92,10 @@ def flat(results: Iterable[DrillResult], measured_at: datetime) -> dict[str, flo
     figures: dict[str, float | int | bool | str | None] = {}
     for one in results:
         figures |= {f"{one.name}_{figure}": _rounded(getattr(one, figure)) for figure in _FIGURES}
+        if one.touched is not None:
+            figures[f"{one.name}_touched_share"] = round(one.touched.share, 4)
+            figures[f"{one.name}_touched_of"] = one.touched.requests
+            figures[f"{one.name}_touched_at_most"] = _rounded(one.touched.at_most, 4)
         figures[f"{one.name}_measured_at"] = measured_at.isoformat(timespec="seconds")
     return figures
 
@@ -99,14 +113,17 @@ def table_of(results: Sequence[DrillResult]) -> Table:
         "lost",
         "wrong",
         "harmed",
+        "touched",
     )
     table = Table(*columns, "refused", "unanswered", "took s", box=None, pad_edge=False)
     for one in results:
         times = [_seconds(value) for value in (one.detect_s, one.mitigate_s, one.resolve_s)]
         windows = "-" if one.detect_windows is None else str(one.detect_windows)
-        counts = [str(count) for count in (one.answered, one.lost, one.wrong, one.harmed, one.refused, one.unanswered)]
+        counts = [str(count) for count in (one.answered, one.lost, one.wrong, one.harmed)]
+        touched = "-" if one.touched is None else f"{100 * one.touched.share:.1f} %"
+        trouble = (str(one.refused), str(one.unanswered))
         healed = "[green]yes[/green]" if one.healed else "[red]no[/red]"
-        table.add_row(one.name, healed, *times, windows, *counts, f"{one.seconds:.0f}")
+        table.add_row(one.name, healed, *times, windows, *counts, touched, *trouble, f"{one.seconds:.0f}")
     return table
 
 
@@ -114,5 +131,5 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _rounded(value: float | int | bool | None) -> float | int | bool | None:
-    return round(value, 2) if isinstance(value, float) else value
+def _rounded(value: float | int | bool | None, places: int = 2) -> float | int | bool | None:
+    return round(value, places) if isinstance(value, float) else value

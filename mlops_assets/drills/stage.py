@@ -14,6 +14,7 @@ import pandas as pd
 
 from mlops_assets.core.ledger import Decision, Incident, Record
 from mlops_assets.core.monitoring.windows import Windows
+from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.core.schema import validate
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.drills.caller import HOURLY, Caller, Tally, steady_load
@@ -228,10 +229,14 @@ class Stage:
     def trainings(self) -> Sequence[Decision]:
         return [one for one in self.record.decisions if one.what.action == "retrain"]
 
-    def champion(self) -> int:
+    def plan(self) -> ReleasePlan:
+        """The release plan in force."""
         plan = self.stores.releases.current(self.spec.name)
         assert plan is not None
-        return plan.champion.version
+        return plan
+
+    def champion(self) -> int:
+        return self.plan().champion.version
 
 
 _FLIGHTS: dict[str, pd.DataFrame] = {}
