@@ -61,16 +61,18 @@ def deployed_bento_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinit
         tracking.run(context, spec.name)
         try:
             require_verdict(trained_model, evaluation)
-            require_leave(spec, opened, context.run.tags.get(DECISION_TAG, ""))
+            decision, actor = context.run.tags.get(DECISION_TAG, ""), f"run:{context.run.run_id}"
+            require_leave(spec, opened, decision)
             final = final_fit(asked, opened, validated_features, trained_model)
-            released = deploy(asked, opened, trained_model, evaluation, final, decided_by=f"run:{context.run.run_id}")
+            released = deploy(asked, opened, trained_model, evaluation, final, actor, decision=decision)
         except ReleaseRefused as refusal:
             yield dg.AssetCheckResult(asset_key=key, check_name="released", passed=False, description=str(refusal))
             raise dg.Failure(f"{refusal}; the champion stays", allow_retries=False) from refusal
         yield dg.Output(released.bento, metadata=_metadata(released))
         yield dg.AssetCheckResult(asset_key=key, check_name="released", passed=True, description=released.plan.reason)
         yield _compiled(key, final[0])
-        yield dg.AssetCheckResult(asset_key=key, check_name="smoke_test", passed=True, description=released.smoke.why)
+        smoke = released.smoke
+        yield dg.AssetCheckResult(asset_key=key, check_name="smoke_test", passed=smoke.passed, description=smoke.why)
 
     return deployed_bento
 

@@ -1,24 +1,27 @@
 """The proof that a published plan is what answers, and taking the plan back where it is not."""
 
+import time
 from datetime import UTC, datetime
 
 from mlflow.exceptions import MlflowException
 
 from mlops_assets.core.rollout import Origin, ReleasePlan, reversal
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.smoke import SmokeTest, smoke_test
+from mlops_assets.operations.smoke import NotAnswered, SmokeTest, smoke_test
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE, NotLive, RefusedByWorker, wait_until_live
 from mlops_assets.stores.registry import AliasMove
 from mlops_assets.stores.releases import ReleaseConflict
+
+_PAUSE_S = 0.2
 
 
 class DoesNotAnswer(RuntimeError):
     """What was published is refused by a worker, or answers wrongly."""
 
 
-class NotEverywhere(DoesNotAnswer):
-    """What was published is not loaded by every worker yet, and nothing worse is known of it."""
+class NotEverywhere(RuntimeError):
+    """What was published is not loaded by every worker yet, or could not be asked for, and nothing worse is known of it."""
 
 
 class AliasNotMoved(RuntimeError):
@@ -29,30 +32,60 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
     """Wait until every live worker has the plan, then ask for golden rows; returns how many workers have it.
 
     A challenger that comes in with the plan must be loaded by every worker too; one that was on trial before is no reason to take
-    another change back.
+    another change back. Nor are wrong answers a reason against a plan under which the same is answered as before: then the test
+    that is returned has not passed. A service that is too busy to be asked is asked again, as long as workers are waited for.
 
     Raises
     ------
     DoesNotAnswer
         When a worker refuses the plan or its challenger, or an answer is not what the plan says.
     NotEverywhere
-        When the time is up before every worker has it.
+        When the time is up before every worker has it and the service could be asked.
     """
+    patience_s = spec.release.confirm_timeout.total_seconds()
+    until = time.monotonic() + patience_s
     try:
-        workers = wait_until_live(stores.home, spec.name, plan.release, spec.release.confirm_timeout.total_seconds())
+        workers = wait_until_live(stores.home, spec.name, plan.release, patience_s)
     except RefusedByWorker as error:
         raise DoesNotAnswer(str(error)) from error
     except NotLive as error:
         raise NotEverywhere(str(error)) from error
-    _require_challenger(stores, plan)
-    smoke = smoke_test(stores, plan)
-    if not smoke.passed:
+    while True:
+        try:
+            _require_challenger(stores, plan)
+            smoke = smoke_test(stores, plan)
+            break
+        except NotAnswered as error:
+            if (newest := _followed_by(stores, plan)) is not None:
+                smoke = SmokeTest(True, f"release {newest} has followed since, and is asked for instead")
+                break
+            if time.monotonic() >= until:
+                raise NotEverywhere(str(error)) from error
+            time.sleep(_PAUSE_S)
+    if not smoke.passed and _answers_change(stores, plan):
         raise DoesNotAnswer(smoke.why)
     return workers, smoke
 
 
+def _followed_by(stores: Stores, plan: ReleasePlan) -> int | None:
+    current = stores.releases.current(plan.model)
+    return None if current is None or current.release == plan.release else current.release
+
+
+def _answers_change(stores: Stores, plan: ReleasePlan) -> bool:
+    """Does anybody but a challenger's share get another answer under this plan than under the one before?"""
+    if not plan.previous:
+        return True
+    before = stores.releases.get(plan.model, plan.previous)
+    return _answer_of(before) != _answer_of(plan)
+
+
+def _answer_of(plan: ReleasePlan) -> tuple[object, ...]:
+    return plan.champion, plan.masked, plan.fallen_back, plan.fallback_value, plan.retired
+
+
 def _require_challenger(stores: Stores, plan: ReleasePlan) -> None:
-    """Raises `DoesNotAnswer` where a worker has the plan without the challenger that it brings in."""
+    """Raises `DoesNotAnswer` where a worker refuses the challenger that the plan brings in, and `NotAnswered` where it lacks it."""
     challenger = plan.challenger
     if challenger is None:
         return
@@ -62,9 +95,12 @@ def _require_challenger(stores: Stores, plan: ReleasePlan) -> None:
     for worker in stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE):
         loaded = worker.models.get(plan.model)
         # A worker's report holds a plan together with all that it has loaded of it.
-        if loaded is not None and loaded.release == plan.release and loaded.challenger is None:
-            why = loaded.refused.get("challenger", "it has not been loaded")
-            raise DoesNotAnswer(f"worker {worker.worker} refuses the challenger, version {challenger.version}: {why}")
+        if loaded is None or loaded.release != plan.release or loaded.challenger is not None:
+            continue
+        why = loaded.refused.get("challenger")
+        if why is None:
+            raise NotAnswered(f"worker {worker.worker} has not loaded the challenger, version {challenger.version}")
+        raise DoesNotAnswer(f"worker {worker.worker} refuses the challenger, version {challenger.version}: {why}")
 
 
 def take_back(

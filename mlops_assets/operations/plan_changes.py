@@ -1,6 +1,6 @@
 """Carrying a change of the release plan out: published once, proven by the workers, taken back where they refuse it.
 
-Which change is the business of `rollback.py`, and how the next plan looks that of `core/rollout.py`.
+Which change is the business of `rollback.py`, and how the next plan looks that of `core/rollout`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.releases import ReleaseConflict
 
 History = Sequence[ReleasePlan]
+TRIES = 5  # to publish a plan that others get ahead of
 
 
 class ChangeRefused(RuntimeError):
@@ -74,12 +75,13 @@ def carry_out(
     Raises
     ------
     ChangeRefused
-        When the model has no release, the step refuses, or another plan is published at the same time.
+        When the model has no release, or the step refuses.
     ChangeFailed
         When a worker refuses the plan or answers otherwise, and all is as before; or when a worker has not got to it in
-        time, or the registry is out of reach: then it stays in force, and trying again does the rest.
+        time, nobody could be asked, or the registry is out of reach: then it stays in force, and trying again does the rest.
+        Also when others have got ahead with a plan of theirs again and again.
     """
-    for _ in range(2):
+    for _ in range(TRIES):
         history = stores.releases.history(spec.name)
         if not history:
             raise ChangeRefused(
@@ -101,7 +103,7 @@ def carry_out(
             lost = conflict
             continue  # perhaps by another attempt at the same change
         return _finish(spec, stores, (*history, plan), plan, origin, is_new=True, is_ours=True)
-    raise ChangeRefused(f"model {spec.name!r}: another plan is being published all the time ({lost}); decide again")
+    raise ChangeFailed(f"model {spec.name!r}: another plan is being published all the time ({lost}); try again")
 
 
 def _finish(

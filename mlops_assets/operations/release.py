@@ -4,7 +4,6 @@ Each step can be repeated; a stop between any two of them leaves the old release
 """
 
 import hashlib
-import math
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,8 +24,9 @@ from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.bento import build_bento
-from mlops_assets.operations.confirm import DoesNotAnswer, confirm, move_champion, take_back
-from mlops_assets.operations.provenance import libraries
+from mlops_assets.operations.confirm import DoesNotAnswer, NotEverywhere, confirm, move_champion, take_back
+from mlops_assets.operations.manifests import manifest_of
+from mlops_assets.operations.plan_changes import TRIES, ChangeFailed
 from mlops_assets.operations.reference import reference_files
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
@@ -138,38 +138,93 @@ def deploy(
     evaluation: Evaluation,
     final: tuple[Fitted, TrainingRows],
     decided_by: str,
+    *,
+    decision: str = "",
 ) -> Released:
     """Release what `final_fit` made of a candidate that passed, unless the champion already is that very model.
 
     By any strategy but "immediate" it is put on trial beside the champion, and takes the place of another that is on trial; the
     rollout promotes it (`operations/rollouts.py`). Where no champion answers, it is released at once by any strategy.
 
-    The Bento is built before anything moves. When a worker of a running service refuses the new release, or the smoke test
-    fails, the former champion is put back at once, and the new version is withdrawn.
+    The Bento is built before anything moves. Where another plan is published meanwhile, such as a rollback or a step of a trial,
+    this one is made once more to follow it. When a worker of a running service refuses the new release, or the smoke test fails,
+    the former champion is put back at once, and the new version is withdrawn.
+
+    Parameters
+    ----------
+    decision
+        Id of the decision that asked for the training; empty for a run that a person started in the UI.
 
     Raises
     ------
     ReleaseRefused
-        When the candidate did not pass, or what was released does not answer as it should.
+        When the candidate did not pass, or what was released does not answer as it should; when automation was halted, or the
+        model retired, while it was being released.
+    ChangeFailed
+        When the release is in force and not everywhere yet, or others have got ahead of it again and again: nothing is known
+        against the candidate, and to run it again is worth while.
     """
     require_verdict(candidate, evaluation)
-    plan, is_new = plan_release(spec, stores, candidate, evaluation, final, decided_by, at_once=False)
-    bento = build_bento(stores.home, instead=plan)
-    if is_new:
-        _publish(stores, plan)
+    plan, is_new, bento = _publish(spec, stores, candidate, evaluation, final, decided_by, decision)
+    what = f"model {spec.name!r} release {plan.release}"
     try:
         workers, smoke = confirm(spec, stores, plan)
+    except NotEverywhere as failure:
+        raise ChangeFailed(f"{what}: {failure}; it stays in force, run it again to wait for them") from failure
     except DoesNotAnswer as failure:
-        done = "it was in service before, and stays"
-        if is_new:
+        if not is_new:
+            done = "it was in service before, and stays"
+        elif stores.releases.current(spec.name) != plan:
+            raise ChangeFailed(
+                f"{what}: another one followed before it was proven ({failure}); run it again"
+            ) from failure
+        else:
             done = take_back(stores, plan, str(failure), decided_by, datetime.now(UTC), withdraw=True)
-        raise ReleaseRefused(
-            f"model {spec.name!r} release {plan.release} does not answer as it should: {failure}; {done}"
-        ) from failure
-    move_champion(stores, plan)
+        raise ReleaseRefused(f"{what} does not answer as it should: {failure}; {done}") from failure
+    move_champion(stores, stores.releases.current(spec.name) or plan)
     entered = plan.challenger or plan.champion
     manifest = stores.bundles.get(entered.bundle).manifest
     return Released(plan, manifest, is_new, bento, workers, smoke, on_trial=plan.challenger is not None)
+
+
+def _publish(
+    spec: ModelSpec,
+    stores: Stores,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    final: tuple[Fitted, TrainingRows],
+    decided_by: str,
+    decision: str,
+) -> tuple[ReleasePlan, bool, str]:
+    """The plan in force with what `final_fit` made, whether it is a new one, and the Bento that carries it."""
+    files, entrant = _bundle_files(spec, *final), None
+    before = current = stores.releases.current(spec.name)
+    for _ in range(TRIES):
+        if current is not None and _plays_a_part(spec, stores, current, files, final[0], at_once=False):
+            return current, False, build_bento(stores.home, instead=current)
+        entrant = entrant or _enter(spec, stores, candidate, evaluation, final, files, watched=True)
+        plan = _following(spec, current, entrant, _origin(evaluation, decided_by), at_once=False)
+        bento = build_bento(stores.home, instead=plan)
+        try:
+            stores.releases.publish(plan)
+        except ReleaseConflict as conflict:
+            lost = conflict
+            current = stores.releases.current(spec.name)
+            require_leave(spec, stores, decision)
+            _require_not_retired(before, current)
+            continue
+        return plan, True, bento
+    raise ChangeFailed(f"model {spec.name!r}: another plan is being published all the time ({lost}); run it again")
+
+
+def _require_not_retired(before: ReleasePlan | None, current: ReleasePlan | None) -> None:
+    """A release brings a retired model back, unless it was retired after the release had begun."""
+    was_gone = before is not None and before.retired is not None
+    if current is not None and current.retired is not None and not was_gone:
+        raise ReleaseRefused(
+            f"model {current.model!r} was taken out of service meanwhile ({current.retired}); the candidate is registered, and not "
+            "released"
+        )
 
 
 def plan_release(
@@ -194,51 +249,66 @@ def plan_release(
     at_once
         It takes over with that plan, whatever strategy is declared.
     """
-    fitted, rows = final
-    current = stores.releases.current(spec.name)
-    champion = None if current is None else whole_bundle(stores, spec.name, current.champion).manifest
-    files = _bundle_files(spec, fitted, rows)
-    answers = current is not None and not current.fallen_back and current.retired is None
-    if current is not None and answers and champion is not None and _same_answers(champion, files, fitted):
+    current, files = stores.releases.current(spec.name), _bundle_files(spec, *final)
+    if current is not None and _plays_a_part(spec, stores, current, files, final[0], at_once=at_once):
         return current, False
-    tried = None if current is None or at_once else current.challenger
-    same = tried is not None and tried.bundle in stores.bundles
-    if current is not None and tried is not None and same:
-        same = _same_answers(stores.bundles.get(tried.bundle).manifest, files, fitted)
-    if current is not None and same:
-        return current, False
-    if watched:
-        gated = stores.registry.load(spec.name, candidate.version)
-        files |= reference_files(spec, gated, candidate.plan, candidate.classes, rows)
-    return _new_plan(spec, stores, candidate, evaluation, final, files, decided_by, at_once=at_once), True
+    entrant = _enter(spec, stores, candidate, evaluation, final, files, watched=watched)
+    return _following(spec, current, entrant, _origin(evaluation, decided_by), at_once=at_once), True
 
 
-def _new_plan(
+def _plays_a_part(
+    spec: ModelSpec, stores: Stores, current: ReleasePlan, files: dict[str, bytes], fitted: Fitted, *, at_once: bool
+) -> bool:
+    """Is the final fit the very model that answers, or that is tried where trying is all that is wanted?"""
+    champion = whole_bundle(stores, spec.name, current.champion).manifest
+    if not current.fallen_back and current.retired is None and _same_answers(champion, files, fitted):
+        return True
+    tried = None if at_once else current.challenger
+    if tried is None or tried.bundle not in stores.bundles:
+        return False
+    return _same_answers(stores.bundles.get(tried.bundle).manifest, files, fitted)
+
+
+def _enter(
     spec: ModelSpec,
     stores: Stores,
     candidate: Candidate,
     evaluation: Evaluation,
     final: tuple[Fitted, TrainingRows],
     files: dict[str, bytes],
-    decided_by: str,
     *,
-    at_once: bool,
-) -> ReleasePlan:
-    """Register the final fit, store its bundle, and plan its release; nothing moves yet."""
+    watched: bool,
+) -> Entrant:
+    """Register the final fit and store its bundle; nothing moves yet."""
     fitted, rows = final
+    if watched:
+        gated = stores.registry.load(spec.name, candidate.version)
+        files = files | reference_files(spec, gated, candidate.plan, candidate.classes, rows)
     version = _registered_version(spec, stores, candidate, fitted)
-    manifest = _manifest(spec, candidate, evaluation, fitted, rows, version)
+    manifest = manifest_of(spec, candidate, evaluation, final, version)
     bundle = stores.bundles.put(manifest, files)
     _log_bundle(stores, candidate, bundle)
     stores.registry.tag(spec.name, version, "bundle", bundle)
     features = tuple(feature.name for feature in manifest.features)
+    return Entrant(Release(version, bundle), features, manifest.fallback_value, candidate.as_of)
+
+
+def _origin(evaluation: Evaluation, decided_by: str) -> Origin:
     reason = f"passed {len(evaluation.gates)} gates; {evaluation.compared_with}"
-    entrant = Entrant(Release(version, bundle), features, manifest.fallback_value, candidate.as_of)
-    origin = Origin(f"r-{uuid_utils.uuid7()}", reason, decided_by, datetime.now(UTC))
-    current, salt, limits = stores.releases.current(spec.name), secrets.token_hex(8), spec.release.breaker.limits
-    if current is not None and not at_once and _is_tried(spec, current):
-        return _on_trial(spec, current, entrant, origin, salt)
-    return promotion(current, entrant, origin, model=spec.name, salt=salt, breaker=limits)
+    return Origin(f"r-{uuid_utils.uuid7()}", reason, decided_by, datetime.now(UTC))
+
+
+def _following(
+    spec: ModelSpec, current: ReleasePlan | None, entrant: Entrant, origin: Origin, *, at_once: bool
+) -> ReleasePlan:
+    """The plan that follows the current one with the entrant in service, or on trial where that is declared."""
+    salt = secrets.token_hex(8)
+    try:
+        if current is not None and not at_once and _is_tried(spec, current):
+            return _on_trial(spec, current, entrant, origin, salt)
+        return promotion(current, entrant, origin, model=spec.name, salt=salt, breaker=spec.release.breaker.limits)
+    except ValueError as error:
+        raise ReleaseRefused(f"{error}") from error
 
 
 def _is_tried(spec: ModelSpec, current: ReleasePlan) -> bool:
@@ -256,15 +326,6 @@ def _on_trial(spec: ModelSpec, current: ReleasePlan, entrant: Entrant, origin: O
     share = spec.release.shadow.share if in_shadow else spec.release.canary.shares[0]
     plan = trial(before, entrant, "shadow" if in_shadow else "canary", share, origin, salt)
     return msgspec.structs.replace(plan, breaker=spec.release.breaker.limits or plan.breaker)
-
-
-def _publish(stores: Stores, plan: ReleasePlan) -> None:
-    try:
-        stores.releases.publish(plan)
-    except ReleaseConflict as conflict:
-        raise ReleaseRefused(
-            f"model {plan.model!r}: another release was published while this one was made ({conflict}); run it again"
-        ) from conflict
 
 
 def _registered_version(spec: ModelSpec, stores: Stores, candidate: Candidate, fitted: Fitted) -> int:
@@ -291,48 +352,6 @@ def _same_answers(champion: Manifest, files: dict[str, bytes], fitted: Fitted) -
         return False
     names = ("golden.json",) if fitted.scorer is None else ("scorer.npz", "scorer.json", "golden.json")
     return all(champion.files.get(name) == f"sha256:{hashlib.sha256(files[name]).hexdigest()}" for name in names)
-
-
-def _manifest(
-    spec: ModelSpec, candidate: Candidate, evaluation: Evaluation, fitted: Fitted, rows: TrainingRows, version: int
-) -> Manifest:
-    trained = rows.whole if spec.training.refit else rows.fit
-    return Manifest(
-        model=spec.name,
-        version=version,
-        task=spec.task,
-        features=fitted.contract,
-        label=spec.label.column,
-        classes=fitted.classes,
-        threshold=spec.evaluation.decision_threshold,
-        imputation=fitted.plan,
-        entity_key=spec.entity_key,
-        event_time=spec.event_time,
-        as_of=candidate.as_of,
-        training_start=rows.start,
-        training_end=rows.end if spec.training.refit else rows.split,
-        training_rows=len(trained),
-        data_hash=candidate.data_hash,
-        code_version=candidate.code_version,
-        libraries=libraries(),
-        metrics={name: one.value for name, one in evaluation.metrics.items() if math.isfinite(one.value)},
-        mlflow_run=candidate.mlflow_run,
-        dagster_run=candidate.dagster_run,
-        fallback_value=_fallback_value(spec, fitted, trained),
-        uncompiled=fitted.uncompiled,
-        trusted_types=fitted.trusted,
-        files={},
-    )
-
-
-def _fallback_value(spec: ModelSpec, fitted: Fitted, trained: pd.DataFrame) -> float | str | int | None:
-    """What to answer when no model can: the base rate, the most frequent class, the median."""
-    truth = encode_label(spec, trained[spec.label.column], fitted.classes)
-    if spec.task == "regression":
-        return float(np.median(truth))
-    if spec.task == "binary":
-        return float(truth.mean())
-    return fitted.classes[int(np.bincount(truth.astype(np.int64)).argmax())]
 
 
 def _log_bundle(stores: Stores, candidate: Candidate, bundle: str) -> None:

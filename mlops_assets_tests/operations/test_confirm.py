@@ -1,23 +1,28 @@
-"""What a plan with a challenger waits for, and that the declared limits of the breaker come with every plan."""
+"""What a published plan is held to before it counts as proven, and what is no reason to take it back."""
 
 import os
 import socket
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from mlops_assets.core.rollout import BreakerLimits, Origin, ReleasePlan, masking, trial
+from mlops_assets.core.rollout import BreakerLimits, Origin, ReleasePlan, dismissed, masking, retirement, trial, widened
 from mlops_assets.core.spec.release import BreakerSpec
-from mlops_assets.operations.confirm import DoesNotAnswer, confirm
-from mlops_assets.operations.plan_changes import carry_out
+from mlops_assets.operations import smoke
+from mlops_assets.operations.confirm import DoesNotAnswer, NotEverywhere, confirm
+from mlops_assets.operations.plan_changes import Changed, ChangeFailed, carry_out
+from mlops_assets.operations.rollback import roll_back
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.workers import LoadedRelease, LoadedVersion, WorkerState
+from mlops_assets_tests.operations.faltering import Faltering, Fault
 from mlops_assets_tests.operations.rollback_examples import bundled, released, stores_in
 from mlops_assets_tests.serving.factory import small_model, small_spec
 
 SPEC = small_spec()
+HASTY = small_spec(release={"confirm_timeout": timedelta(seconds=0.5)})
 LIMITS = {"latency_ms": 20, "open_for": "2s", "probes": 1}
 
 
@@ -64,6 +69,89 @@ def test_a_challenger_that_was_on_trial_before_holds_no_other_change_up(stores: 
     stores.releases.publish(masked)
     report(stores, masked, "a", None, "CannotDegrade: it has nothing to fill a missing temp with")
     assert confirm(SPEC, stores, masked)[0] == 1
+
+
+def test_a_challenger_that_a_worker_says_nothing_of_is_waited_for(stores: Stores):
+    plan = on_trial(stores)
+    report(stores, plan, "a", None)
+    with pytest.raises(NotEverywhere, match="worker a has not loaded the challenger, version 2"):
+        confirm(HASTY, stores, plan)
+
+
+def dismissing(stores: Stores) -> Changed:
+    return carry_out(HASTY, stores, origin("d-1"), lambda past: dismissed(past[-1], origin("d-1"), withdraw=True))
+
+
+def widening(stores: Stores) -> Changed:
+    return carry_out(HASTY, stores, origin("d-1"), lambda past: widened(past[-1], 0.5, origin("d-1")))
+
+
+def going_back(stores: Stores) -> Changed:
+    return roll_back(HASTY, stores, 1, reason="", decided_by="user:tests", now=datetime.now(UTC), origin="d-1")
+
+
+def retiring(stores: Stores) -> Changed:
+    return carry_out(HASTY, stores, origin("d-1"), lambda past: retirement(past[-1], "no use", origin("d-1")))
+
+
+Change = Callable[[Stores], Changed]
+CHANGES: dict[str, Change] = {"a dismissal": dismissing, "a widening": widening, "a rollback": going_back}
+
+
+class TestAServiceThatFalters:
+    @pytest.fixture
+    def tried(self, stores: Stores) -> Stores:
+        """Version 1 was followed by 3, and 2 is on trial beside it with a tenth."""
+        released(stores, 1, 3)
+        plan = stores.releases.current("delay")
+        assert plan is not None
+        challenger = bundled(stores, small_model(version=2))
+        stores.releases.publish(trial(plan, challenger, "canary", 0.1, origin("r-trial"), "pepper"))
+        return stores
+
+    @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+    @pytest.mark.parametrize("fault", [503, 429, 401, "drops", "hangs", "is behind"])
+    def test_is_asked_again(self, tried: Stores, change: Change, fault: Fault, monkeypatch: pytest.MonkeyPatch):
+        """One busy moment once took a dismissal back, and had the challenger's promotion withdrawn."""
+        monkeypatch.setattr(smoke, "ASK_TIMEOUT_S", 0.1)
+        with Faltering(tried, fault) as service:
+            changed = change(tried)
+        assert (service.asked, changed.smoke.passed) == (2, True)
+        assert tried.releases.current("delay") == changed.plan
+
+    @pytest.mark.parametrize("change", [*CHANGES.values(), retiring], ids=[*CHANGES, "a retirement"])
+    def test_for_too_long_leaves_the_change_in_force(self, tried: Stores, change: Change):
+        with Faltering(tried, at_last=503) as service:
+            with pytest.raises(ChangeFailed, match=r"answers 503.*; it stays in force, try again to wait for them"):
+                change(tried)
+            plan = tried.releases.current("delay")
+            assert plan is not None
+            assert (plan.release, plan.rollout) == (4, "d-1")
+            service.at_last = 410 if change is retiring else None
+            changed = change(tried)
+        assert (changed.plan, changed.is_new, changed.smoke.passed) == (plan, False, True)
+
+    @pytest.mark.parametrize("change", [dismissing, widening])
+    def test_and_answers_wrongly_is_no_reason_to_take_back_what_does_not_touch_the_champion(
+        self, tried: Stores, change: Change
+    ):
+        with Faltering(tried, at_last="lies"):
+            changed = change(tried)
+        assert not changed.smoke.passed
+        assert "answers golden rows of version 3 otherwise, by 0.3" in changed.smoke.why
+        assert tried.releases.current("delay") == changed.plan
+
+    @pytest.mark.parametrize("fault", ["lies", 500, 422])
+    def test_and_a_new_champion_that_answers_wrongly_is_taken_back(self, tried: Stores, fault: Fault):
+        with Faltering(tried, at_last=fault), pytest.raises(ChangeFailed, match="version 3 serves again"):
+            going_back(tried)
+
+    def test_and_a_plan_that_is_followed_by_another_meanwhile_is_not_waited_for(self, tried: Stores):
+        plan = tried.releases.current("delay")
+        assert plan is not None
+        tried.releases.publish(masking(plan, ["temp"], origin("d-mask")))
+        with Faltering(tried):
+            assert confirm(HASTY, tried, plan)[1].why == "release 4 has followed since, and is asked for instead"
 
 
 def test_the_declared_limits_come_with_each_plan(stores: Stores):

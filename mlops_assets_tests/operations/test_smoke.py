@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from mlops_assets.core.scoring.scorer import GoldenRows
-from mlops_assets.operations.smoke import smoke_test
+from mlops_assets.operations.smoke import NotAnswered, smoke_test
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import running_service
 from mlops_assets.stores.home import Home
-from mlops_assets_tests.serving.factory import release, small_model
+from mlops_assets_tests.operations.rollback_examples import released, stores_in
+from mlops_assets_tests.serving.factory import corrupt, release, small_model
 
 
 def tell_lies(files: dict[str, bytes]) -> None:
@@ -56,8 +57,16 @@ def test_a_running_service_is_asked_and_logs_probes(serving: Stores, model: str)
     assert all(record.probe for record in records)
 
 
-def test_a_service_that_answers_from_another_release_fails(serving: Stores):
+def test_a_service_that_answers_from_another_release_says_nothing_of_this_one(serving: Stores):
     plan = serving.releases.current("delay")
-    smoke = smoke_test(serving, msgspec.structs.replace(plan, release=plan.release + 1))
+    with pytest.raises(NotAnswered, match="answers from release 1, not 2"):
+        smoke_test(serving, msgspec.structs.replace(plan, release=plan.release + 1))
+
+
+def test_a_champion_whose_bundle_is_lost_has_not_passed(tmp_path: Path):
+    stores = stores_in(tmp_path)
+    plan = released(stores, 1)
+    corrupt(stores.home, plan.champion.bundle)
+    smoke = smoke_test(stores, plan)
     assert not smoke.passed
-    assert "answers from release 1, not 2" in smoke.why
+    assert "run run-1 has no folder bundles/" in smoke.why
