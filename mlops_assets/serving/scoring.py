@@ -54,10 +54,17 @@ class Block(msgspec.Struct):
 
 
 def put_at_once(live: LiveModel, rows: list[RawRow]) -> Block:
-    """`put_to` where it takes no time to wait for: rows for a version that is quick, and no cache to look into.
+    """`put_to` where there is nothing to wait for: a few rows for a version that is quick, and no cache to look into.
 
     Raises `ScorerError` and `VersionFailed`.
     """
+    block = score_at_once(live, rows)
+    live.breaker.answered(block.seconds)
+    return block
+
+
+def score_at_once(live: LiveModel, rows: list[RawRow]) -> Block:
+    """`put_at_once` for rows that are not one request: the breaker is not told how long they took."""
     own, used = _as_its_own(live, rows)
     begun = time.perf_counter()
     try:
@@ -67,7 +74,8 @@ def put_at_once(live: LiveModel, rows: list[RawRow]) -> Block:
     except Exception as error:
         raise _broke(live, error) from error
     seconds = time.perf_counter() - begun
-    return _whole(live, Block(live, own, used, outputs, seconds))
+    _require_finite(live, outputs)
+    return Block(live, own, used, outputs, seconds)
 
 
 async def put_to(live: LiveModel, rows: list[RawRow], means: Means) -> Block:
@@ -100,7 +108,9 @@ async def put_to(live: LiveModel, rows: list[RawRow], means: Means) -> Block:
             raise
         except Exception as error:
             raise _broke(live, error) from error
-        block = _whole(live, Block(live, own, used, scored.outputs, scored.seconds))
+        _require_finite(live, scored.outputs)
+        live.breaker.answered(scored.seconds)
+        block = Block(live, own, used, scored.outputs, scored.seconds)
     if cache is not None:
         cache.keep(live, used[0], block.outputs[0])
     return block
@@ -117,13 +127,11 @@ def _broke(live: LiveModel, error: Exception) -> VersionFailed:
     return VersionFailed(live, "error", f"{type(error).__name__}: {error}")
 
 
-def _whole(live: LiveModel, block: Block) -> Block:
-    for output in block.outputs:
+def _require_finite(live: LiveModel, outputs: list[list[float]]) -> None:
+    for output in outputs:
         for value in output:
             if not math.isfinite(value):
                 raise VersionFailed(live, "not finite", "gave no finite number")
-    live.breaker.answered(block.seconds)
-    return block
 
 
 def first_refused(scorer: Scorer, rows: list[RawRow]) -> int:

@@ -18,14 +18,14 @@ from mlops_assets.serving.agreement import count_agreeing
 from mlops_assets.serving.batcher import Batchers
 from mlops_assets.serving.contract import RawRow
 from mlops_assets.serving.metrics import ShadowMetrics
-from mlops_assets.serving.scoring import Block, Means, VersionFailed, put_to
+from mlops_assets.serving.scoring import Block, Means, VersionFailed, put_to, score_at_once
 from mlops_assets.serving.state import LiveModel
 from mlops_assets.stores.prediction_log import LogError
 
 logger = logging.getLogger("bentoml.mlops_assets.shadow")
 
 MOST_ROWS = 10_000
-_JOBS_AT_ONCE = 8  # before requests that came meanwhile are looked at
+_ROWS_AT_ONCE = 32  # before requests that came meanwhile are looked at
 _DRAIN_SECONDS = 2.0
 
 
@@ -110,22 +110,45 @@ class ShadowQueue:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            done = 0
             while self._waiting:
-                job = self._waiting.popleft()
+                jobs = self._next()
+                rows = sum(len(job.rows) for job in jobs)
                 try:
-                    await self._score(job)
+                    await self._score(jobs)
                 except Exception:
                     # The edge of a task that nobody waits for: the next request is shadowed all the same.
                     logger.exception("A shadow could not be scored or recorded")
-                    self._drop(job, "error")
+                    for job in jobs:
+                        self._drop(job, "error")
                 finally:
-                    self._rows -= len(job.rows)
-                done += 1
-                if done % _JOBS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+                    self._rows -= rows
+                await asyncio.sleep(0)
 
-    async def _score(self, job: ShadowJob) -> None:
+    def _next(self) -> list[ShadowJob]:
+        """The requests that are scored together: of one challenger that is quick, few enough to keep nobody waiting."""
+        jobs = [self._waiting.popleft()]
+        live, rows = jobs[0].challenger, len(jobs[0].rows)
+        while self._waiting and live.is_quick and self._waiting[0].challenger is live:
+            rows += len(self._waiting[0].rows)
+            if rows > _ROWS_AT_ONCE:
+                break
+            jobs.append(self._waiting.popleft())
+        return jobs
+
+    async def _score(self, jobs: list[ShadowJob]) -> None:
+        live = jobs[0].challenger
+        if len(jobs) > 1 and live.breaker.is_closed:
+            try:
+                block = score_at_once(live, [row for job in jobs for row in job.rows])
+            except (VersionFailed, ScorerError):
+                pass  # one by one, so that none pays for what is in another
+            else:
+                await self._record(jobs, _shares(jobs, block))
+                return
+        for job in jobs:
+            await self._score_alone(job)
+
+    async def _score_alone(self, job: ShadowJob) -> None:
         live = job.challenger
         if not (live.breaker.is_closed or live.breaker.admits()):
             self._drop(job, "breaker")
@@ -134,24 +157,38 @@ class ShadowQueue:
             block = await put_to(live, job.rows, self._means)
         except VersionFailed as failure:
             live.failed(failure.trouble)
-            records = _failed(job, str(failure))
+            await self._write([job], _failed(job, str(failure)))
         except ScorerError as error:
             # The champion answered these very rows: no caller is at fault.
             live.failed("error")
-            records = _failed(job, f"{live.who}: {error}")
+            await self._write([job], _failed(job, f"{live.who}: {error}"))
         else:
+            await self._record([job], [block])
+
+    async def _record(self, jobs: list[ShadowJob], blocks: list[Block]) -> None:
+        """Count and log what was answered, a block for each of the jobs; the breaker has been told of a job that was alone."""
+        live = jobs[0].challenger
+        rows = agreeing = 0
+        records: list[PredictionRecord] = []
+        for job, block in zip(jobs, blocks, strict=True):
             live.counter.observe(200, job.rest_s + block.seconds)
-            live.metrics.predictions.inc(len(job.rows))
+            if len(jobs) > 1:
+                live.breaker.answered(block.seconds)
             live.metrics.confident(block.outputs)
-            answered = [record.output for record in job.records]
-            agreeing = count_agreeing(live.manifest, answered, block.outputs)
-            self._metrics_of(live).compared(live.manifest.version, len(job.rows), agreeing)
-            records = _scored(job, block)
+            rows += len(job.rows)
+            agreeing += count_agreeing(live.manifest, [record.output for record in job.records], block.outputs)
+            records += _scored(job, block)
+        live.metrics.predictions.inc(rows)
+        self._metrics_of(live).compared(live.manifest.version, rows, agreeing)
+        await self._write(jobs, records)
+
+    async def _write(self, jobs: list[ShadowJob], records: list[PredictionRecord]) -> None:
         try:
             await self._append(records)
         except LogError as error:
             logger.error("What was scored in shadow is not on record: %s", error)
-            self._drop(job, "not logged")
+            for job in jobs:
+                self._drop(job, "not logged")
 
     def _drop(self, job: ShadowJob, why: str) -> None:
         self._metrics_of(job.challenger).dropped(why, len(job.rows))
@@ -168,6 +205,19 @@ def _rest_ms(job: ShadowJob) -> float:
     return job.records[0].latency_ms - job.scoring_s * 1e3
 
 
+def _shares(jobs: list[ShadowJob], block: Block) -> list[Block]:
+    """A block for each job; the time that all took is shared out by rows."""
+    shares, start, seconds = [], 0, block.seconds / len(block.rows)
+    for job in jobs:
+        end = start + len(job.rows)
+        part = slice(start, end)
+        shares.append(
+            Block(block.live, block.rows[part], block.used[part], block.outputs[part], seconds * (end - start))
+        )
+        start = end
+    return shares
+
+
 def _scored(job: ShadowJob, block: Block) -> list[PredictionRecord]:
     live, latency_ms = block.live, _rest_ms(job) + block.seconds * 1e3
     records = []
@@ -175,7 +225,11 @@ def _scored(job: ShadowJob, block: Block) -> list[PredictionRecord]:
         imputed, out_of_domain = live.domain.flags(used)
         records.append(
             msgspec.structs.replace(
-                _of(record, live),
+                record,
+                version=live.manifest.version,
+                bundle=live.bundle,
+                role=SHADOW,
+                error=None,
                 features=row,
                 imputed=imputed,
                 out_of_domain=out_of_domain,
@@ -187,15 +241,20 @@ def _scored(job: ShadowJob, block: Block) -> list[PredictionRecord]:
 
 
 def _failed(job: ShadowJob, why: str) -> list[PredictionRecord]:
-    nothing = {"features": (), "imputed": (), "out_of_domain": (), "output": ()}
+    live = job.challenger
     return [
         msgspec.structs.replace(
-            _of(record, job.challenger), **nothing, latency_ms=_rest_ms(job), status=500, error=why[:500]
+            record,
+            version=live.manifest.version,
+            bundle=live.bundle,
+            role=SHADOW,
+            features=(),
+            imputed=(),
+            out_of_domain=(),
+            output=(),
+            latency_ms=_rest_ms(job),
+            status=500,
+            error=why[:500],
         )
         for record in job.records
     ]
-
-
-def _of(record: PredictionRecord, live: LiveModel) -> PredictionRecord:
-    """The record of the answer as that of this version in shadow; its values are still the answer's."""
-    return msgspec.structs.replace(record, version=live.manifest.version, bundle=live.bundle, role=SHADOW, error=None)
