@@ -1,4 +1,4 @@
-"""Who is asked, and what it counts for: cases beside a canary's life (`test_trials.py`) and a failing champion's (`test_standing_in.py`)."""
+"""Who is asked and what it counts for, beside canaries (`test_trials.py`) and champions that fail (`test_standing_in.py`)."""
 
 from collections.abc import Iterator
 from pathlib import Path
