@@ -16,6 +16,7 @@ import uuid_utils
 from mlops_assets.core.carrying import halted
 from mlops_assets.core.contract import raw_rows
 from mlops_assets.core.evaluation import Evaluation
+from mlops_assets.core.explaining import BACKGROUND, BACKGROUND_ROWS, Background
 from mlops_assets.core.imputation import make_plan
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS
@@ -339,11 +340,20 @@ def _registered_version(spec: ModelSpec, stores: Stores, candidate: Candidate, f
 def _bundle_files(spec: ModelSpec, fitted: Fitted, rows: TrainingRows) -> dict[str, bytes]:
     newest = rows.whole.tail(GOLDEN_ROWS)
     raw = raw_rows(fitted.contract, newest)
+    files = {BACKGROUND: _background(spec, fitted, rows).to_json()}
     if fitted.scorer is not None:
         npz, layout = fitted.scorer.to_files()
-        return {"scorer.npz": npz, "scorer.json": layout, "golden.json": GoldenRows.make(fitted.scorer, raw).to_json()}
+        golden = GoldenRows.make(fitted.scorer, raw)
+        return {**files, "scorer.npz": npz, "scorer.json": layout, "golden.json": golden.to_json()}
     golden = GoldenRows.of(raw, predict(fitted.pipeline, newest[list(spec.feature_names)]))
-    return {"pipeline.skops": fitted.skops, "golden.json": golden.to_json()}
+    return {**files, "pipeline.skops": fitted.skops, "golden.json": golden.to_json()}
+
+
+def _background(spec: ModelSpec, fitted: Fitted, rows: TrainingRows) -> Background:
+    """Rows from all over the training, which explanations of the model's answers are made against."""
+    trained = rows.whole if spec.training.refit else rows.fit
+    picked = trained.sample(min(BACKGROUND_ROWS, len(trained)), random_state=spec.training.seed).sort_index()
+    return Background(tuple(raw_rows(fitted.contract, picked)))
 
 
 def _same_answers(champion: Manifest, files: dict[str, bytes], fitted: Fitted) -> bool:

@@ -48,13 +48,14 @@ _HTML = b"text/html; charset=utf-8"
 _PERMISSIONS: dict[str, Permission] = {
     "predict": "predict",
     "infer": "predict",
+    "explain": "predict",
     "feedback": "feedback",
     "openapi": "admin",
     "docs": "admin",
 }
 _OPEN_ROUTES = frozenset({"v2-live", "v2-ready"})
 _PREDICTING = frozenset({"predict", "infer"})
-_POSTED = frozenset({"predict", "infer", "feedback"})
+_POSTED = frozenset({"predict", "infer", "feedback", "explain"})
 _OCTETS = b"application/octet-stream"
 
 
@@ -118,6 +119,8 @@ class ServingApp:
             await self._answer("", "docs", self._docs, scope, receive, send)
         elif path.startswith("/v1/models/") and path.endswith("/feedback"):
             await self._answer(path[11:-9], "feedback", self._feedback, scope, receive, send)
+        elif path.startswith("/v1/models/") and path.endswith("/explain"):
+            await self._answer(path[11:-8], "explain", self._explain, scope, receive, send)
         elif path.startswith("/v1/models/") and path.endswith("/schema"):
             await self._answer(path[11:-7], "schema", self._schema, scope, receive, send)
         else:
@@ -229,11 +232,8 @@ class ServingApp:
             await self._inner(scope, receive, send)
 
     async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:
-        snapshot = self._runtime.state.snapshot
-        retired = snapshot.retired
-        if retired and model in retired:
-            raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
-        turn = scope["mlops.turn"] = Turn(_live(snapshot, model), pinned="mlops.pinned" in scope)
+        live = _in_service(self._runtime.state.snapshot, model)
+        turn = scope["mlops.turn"] = Turn(live, pinned="mlops.pinned" in scope)
         body = await self._door.body(scope, receive)
         runtime = self._runtime
         scored = await score(turn, body, runtime.settings, runtime.means)
@@ -249,6 +249,10 @@ class ServingApp:
         await self._append(model, records)
         count_labels(model, len(records))
         return b'{"accepted":%d}' % len(records)
+
+    async def _explain(self, model: str, scope: Scope, receive: Receive) -> bytes:
+        live = _in_service(self._runtime.state.snapshot, model)
+        return await self._runtime.explainer.explain(live, await self._door.body(scope, receive))
 
     async def _models(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
         snapshot = self._runtime.state.snapshot
@@ -301,10 +305,8 @@ class ServingApp:
 
     def _of_version(self, model: str, scope: Scope) -> LiveModel:
         """The model that a path of the protocol names, in the version that is in service. Raises `Refusal`."""
-        snapshot, version = self._runtime.state.snapshot, scope["mlops.target"].version
-        if model in snapshot.retired:
-            raise Refusal(410, "retired", f"{model} is out of service: {snapshot.retired[model].retired}")
-        live = _live(snapshot, model)
+        version = scope["mlops.target"].version
+        live = _in_service(self._runtime.state.snapshot, model)
         if version is not None and version != str(live.manifest.version):
             message = f"version {version[:20]!r} of {model} is not in service: version {live.manifest.version} is"
             raise Refusal(404, "unknown_version", message)
@@ -359,6 +361,13 @@ class ServingApp:
             return message
 
         await self._inner(scope, receive_in_step, send)
+
+
+def _in_service(snapshot: Snapshot, model: str) -> LiveModel:
+    retired = snapshot.retired
+    if retired and model in retired:
+        raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
+    return _live(snapshot, model)
 
 
 def _live(snapshot: Snapshot, model: str) -> LiveModel:

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from mlops_assets.core.manifest import FeatureContract, Manifest
+from mlops_assets.serving.openapi_explain import explain_path, explanation_schema
 from mlops_assets.serving.openapi_parts import POST_FAILURES, failures
 from mlops_assets.serving.openapi_v2 import V2_SCHEMAS, V2_SERVER_PATHS, v2_paths
 
@@ -59,6 +60,7 @@ def openapi_document(manifests: list[Manifest], *, keys: bool = False) -> dict[s
         model = manifest.model
         schemas[f"{model}.Row"] = _row_schema(manifest)
         schemas[f"{model}.Prediction"] = _prediction_schema(manifest)
+        schemas[f"{model}.Explanation"] = explanation_schema(manifest, schemas[f"{model}.Prediction"])
         schemas[f"{model}.Label"] = _label_schema(manifest)
         paths[f"/v1/models/{model}/predict"] = _post(
             f"Predict {manifest.label} for one row or many", model, f"{model}.Row", "rows", f"{model}.Prediction"
@@ -67,6 +69,7 @@ def openapi_document(manifests: list[Manifest], *, keys: bool = False) -> dict[s
             f"Report the truth about {manifest.label}, or another named value", model, f"{model}.Label", "labels", None
         )
         paths[f"/v1/models/{model}/schema"] = _get("JSON Schema of the input", [model])
+        paths |= explain_path(manifest)
         paths |= v2_paths(manifest)
     for path, summary in (
         ("/livez", "Is the process alive?"),

@@ -9,14 +9,17 @@ _FAILURES = {
     "404": "There is no such model, version or path",
     "405": "Another method is meant",
     "408": "The body did not arrive in time",
+    "409": "There is such an answer, and it cannot be explained",
     "410": "Retired",
     "413": "Too large",
     "415": "Not JSON",
     "422": "Does not fit the contract",
     "500": "Failed",
+    "501": "What makes explanations is not installed",
     "503": "Not now",
 }
-POST_FAILURES = tuple(_FAILURES)
+POST_FAILURES = tuple(status for status in _FAILURES if status not in ("409", "501"))
+EXPLAIN_FAILURES = tuple(_FAILURES)
 
 
 def failures(*statuses: str, error: str = "Error") -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from mlops_assets.core.records import Record
 from mlops_assets.serving.batcher import Batchers
 from mlops_assets.serving.cache import AnswerCache
+from mlops_assets.serving.explain import Explainer
+from mlops_assets.serving.explain_process import ExplainProcess
 from mlops_assets.serving.loader import ReleaseLoader, ReleaseSource
 from mlops_assets.serving.metrics import count_log_failure, forget_dead_workers, show_load
 from mlops_assets.serving.scoring import Means
@@ -51,6 +53,8 @@ class ServingRuntime:
         source = ReleaseSource(ReleaseStore(home.releases), BundleStore(home.bundles), carried)
         self._loader = ReleaseLoader(source, WorkerStore(home.workers), self.state, settings)
         self.shadows = ShadowQueue(self.append)
+        self._explaining = ExplainProcess()
+        self.explainer = Explainer(source.bundle, PredictionLog(home.prediction_log), self._explaining)
         self._log: LogWriter | None = None
         self._log_waiting = 0
         self._housekeeping: asyncio.Task[None] | None = None
@@ -118,6 +122,8 @@ class ServingRuntime:
     def _close(self) -> None:
         self._loader.stop()
         self.pool.shutdown()
+        self._explaining.close()
+        self.explainer.close()
         if self._log is not None:
             self._log.close()
 

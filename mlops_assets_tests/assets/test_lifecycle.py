@@ -321,7 +321,7 @@ def test_what_cannot_be_compiled_is_served_by_scikit_learn(home: Path, table: Pa
     bundle = run.stores.bundles.get(run.stores.releases.current("delay").champion.bundle)
     assert bundle.manifest.uncompiled is not None
     watched_against = {"reference.npz", "scores.npz", "held_out.json"}
-    assert set(bundle.files) == {"pipeline.skops", "golden.json", *watched_against}
+    assert set(bundle.files) == {"pipeline.skops", "golden.json", "background.json", *watched_against}
 
 
 def test_a_model_that_differs_from_itself_is_blocked(home: Path, table: Path):
