@@ -5,11 +5,12 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mlops_assets.core.ledger import Decided, Entry, Fact, Started
-from mlops_assets.core.response import policy_of
+from mlops_assets.core.response import held_by_trial, policy_of
 from mlops_assets.core.response.remedies import mode_of
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.carry_out import TrainingWanted
 from mlops_assets.operations.look import newest_judged
+from mlops_assets.operations.respond import version_on_trial
 from mlops_assets.operations.stores import Stores
 
 
@@ -28,6 +29,8 @@ def train_by_calendar(
         return f"automation is frozen: {record.frozen}"
     if mode == "off":
         return "trainings are switched off (response.actions.retrain)"
+    if (held := held_by_trial(spec, record, version_on_trial(spec, stores))) is not None:
+        return f"{held}: the next date is waited for"
     name = f"d-{hashlib.sha256(f'{spec.name} calendar {due.isoformat()}'.encode()).hexdigest()[:16]}"
     others = [one for one in record.open_decisions if one.what.action == "retrain" and one.id != name]
     if others:

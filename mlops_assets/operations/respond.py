@@ -36,6 +36,7 @@ def situation(
         fresh_rows=0 if champion is None else readings.labelled_since(champion.trained_until, window),
         rivals=rivals,
         signals=signals,
+        on_trial=version_on_trial(spec, stores),
     )
 
 
@@ -46,6 +47,12 @@ def champion_of(spec: ModelSpec, stores: Stores) -> Champion | None:
         return None
     manifest = whole_bundle(stores, spec.name, plan.champion).manifest
     return Champion(plan.champion.version, manifest.training_end, manifest.training_rows, plan.masked, plan.fallen_back)
+
+
+def version_on_trial(spec: ModelSpec, stores: Stores) -> int | None:
+    """The challenger of the plan in force."""
+    plan = stores.releases.current(spec.name)
+    return None if plan is None or plan.challenger is None else plan.challenger.version
 
 
 def entries_of(
@@ -85,4 +92,4 @@ def after(record: Record, entries: Iterable[Entry]) -> Record:
     return record
 
 
-__all__ = ["after", "champion_of", "entries_of", "respond", "situation"]
+__all__ = ["after", "champion_of", "entries_of", "respond", "situation", "version_on_trial"]

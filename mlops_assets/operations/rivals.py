@@ -27,8 +27,8 @@ def rivals(
 ) -> tuple[Former, ...]:
     """Every other version that could answer, on all labelled rows of the windows that the champion answered, the best first.
 
-    Asked are the `most` newest of the registered versions that have a bundle and were not withdrawn; left out are those that
-    lack a feature in the logged rows, or answer in another form.
+    Asked are the `most` newest of the registered versions that have a bundle, were not withdrawn and are not on trial; left out are
+    those that lack a feature in the logged rows, or answer in another form.
     """
     plan = stores.releases.current(spec.name)
     if plan is None:
@@ -120,5 +120,6 @@ def _others(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> list[Release]
         for facts in stores.registry.versions(spec.name)
         if "bundle" in facts.tags
     }
-    left_out = {plan.champion.version, *plan.withdrawn}
+    tried = () if plan.challenger is None else (plan.challenger.version,)
+    left_out = {plan.champion.version, *plan.withdrawn, *tried}
     return [one for _, one in sorted({**bundled, **served}.items(), reverse=True) if one.version not in left_out]

@@ -6,7 +6,7 @@ import msgspec
 import pandas as pd
 import pytest
 
-from mlops_assets.core.rollout import Release
+from mlops_assets.core.rollout import Challenger, Release
 from mlops_assets.operations.rivals import as_scored, rivals
 from mlops_assets.operations.stores import Stores
 from mlops_assets_tests.operations.rollback_examples import MemoryRegistry
@@ -61,6 +61,18 @@ def test_withdrawn_and_damaged_versions_are_left_out(worse: Watched):
     bundle = stores.registry.versions("delay")[2].tags["bundle"]
     corrupt(stores.home, bundle)
     assert asked(stores, worse) == [(1, True)]
+
+
+def test_the_version_on_trial_is_left_out(worse: Watched):
+    """Going back to the challenger would have promoted it, whatever its trial said."""
+    stores = worse.stores
+    plan, bundle = stores.releases.current("delay"), stores.registry.versions("delay")[3].tags["bundle"]
+    assert plan is not None
+    tried = Challenger(4, bundle, "shadow", 1.0)
+    stores.releases.publish(
+        msgspec.structs.replace(plan, release=plan.release + 1, previous=plan.release, challenger=tried)
+    )
+    assert asked(stores, worse) == [(1, True), (3, False)]
 
 
 def test_without_labelled_rows_of_the_champion_nobody_is_asked(worse: Watched):

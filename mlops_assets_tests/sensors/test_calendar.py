@@ -7,6 +7,8 @@ import dagster as dg
 import pytest
 
 from mlops_assets.core.ledger import Approved, Decided, Frozen, Retired
+from mlops_assets.core.rollout import Entrant, Origin, Release, trial
+from mlops_assets.core.spec.release import ReleaseSpec
 from mlops_assets.sensors.calendar import calendar_schedules
 from mlops_assets_tests.sensors.patient import Patient, PatientResource
 from mlops_assets_tests.serving.factory import small_spec
@@ -50,6 +52,16 @@ def test_a_date_is_one_training_that_the_response_settles(planned: Patient) -> N
     assert (done.outcome, done.actor, planned.champion) == ("done", "schedule:delay_calendar", 3)
     assert planned.record.releases[-1].released.automated
     assert tick(planned) == f"{done.id} is over: done"
+
+
+def test_a_date_that_comes_during_a_trial_is_left_out(planned: Patient) -> None:
+    """The new version once took the place of the one on trial, which nobody had judged yet."""
+    planned.spec = planned.spec.model_copy(update={"release": ReleaseSpec(strategy="shadow")})
+    tried = Entrant(Release(3, "sha256:3"), (), None, MONDAY)
+    origin = Origin("r-3", "it passed", "run:x", MONDAY)
+    planned.stores.releases.publish(trial(planned.plans[-1], tried, "shadow", 1.0, origin, "salt"))
+    assert tick(planned) == "version 3 is on trial: the next date is waited for"
+    assert not planned.record.decisions
 
 
 @pytest.mark.parametrize("fact", [Frozen("wait"), Retired("old")])

@@ -21,6 +21,7 @@ from mlops_assets.core.response.situation import (
     Signal,
     Situation,
 )
+from mlops_assets.core.response.trainings import held_by_trial
 
 __all__ = [
     "DRIFT",
@@ -38,6 +39,7 @@ __all__ = [
     "Signal",
     "Situation",
     "find",
+    "held_by_trial",
     "is_confirmed_drift",
     "last_good",
     "policy_of",

@@ -5,10 +5,18 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from mlops_assets.core.ledger import Action, Decision, Incident, Mode, Record
+from mlops_assets.core.ledger import Action, Incident, Mode, Record
 from mlops_assets.core.monitoring.health import Former
 from mlops_assets.core.response.findings import is_confirmed_drift, newest_labelled
 from mlops_assets.core.response.situation import DRIFT, FEED, GATES, PERFORMANCE, SERVICE, Finding, Situation
+from mlops_assets.core.response.trainings import (
+    held_by_trial,
+    last_training,
+    refused_in_a_row,
+    rest_before_next,
+    since,
+    trainings,
+)
 from mlops_assets.core.spec import ModelSpec, format_duration
 
 A_DAY = timedelta(hours=24)
@@ -143,14 +151,14 @@ def _roll_back(
     mode = mode_of(spec, "roll back")
     tried = [one for one in record.decisions if one.what.action == "roll back"]
     failed = {one.what.details.get("version") for one in tried if one.is_final and one.outcome != "done"}
-    if mode == "off" or str(rival.version) in failed:
+    if mode == "off" or str(rival.version) in failed or rival.version == seen.on_trial:
         return None
     pair = rival.comparison
     why = (
         f"version {rival.version} is better on the same {pair.rows} logged rows: {pair.metric} {pair.champion:.4g} against "
         f"{pair.candidate:.4g}"
     )
-    done = [one for one in tried if one.outcome == "done" and _since(one, seen.now) < spec.response.cooldown]
+    done = [one for one in tried if one.outcome == "done" and since(one, seen.now) < spec.response.cooldown]
     if done and done[-1].now is not None and (record.thawed is None or done[-1].now > record.thawed):
         incidents = [one for one in record.open_incidents if one.cause == PERFORMANCE]
         frozen = _freeze(spec, seen, record, f"a second rollback within the cooldown would be needed: {why}", incidents)
@@ -180,16 +188,18 @@ def _retrain(
     evidence: tuple[str, ...] = (),
     without: tuple[str, ...] = (),
 ) -> Remedy | None:
-    """Train, unless it is too early or was refused too often; None where training is off."""
+    """Train, unless a version is on trial, or it is too early or was refused too often; None where training is off."""
     if mode_of(spec, "retrain") == "off":
         return None
-    refused = _refused_in_a_row(record)
+    if (held := held_by_trial(spec, record, seen.on_trial)) is not None:
+        return Remedy("alert", f"{why}; {held}: the next training waits for its end", causes, evidence=evidence)
+    refused = refused_in_a_row(record)
     if refused >= spec.response.max_refusals:
         what = f"{refused} candidates in a row were refused: a person must look at the data, the features or the gates"
         return Remedy("alert" if _is_escalated(record) else "escalate", what, (*causes, GATES), evidence=evidence)
-    rest = spec.response.cooldown * _patience(record, trigger, causes) if not without else timedelta(0)
-    last = _last_training(record, trigger)
-    if last is not None and _since(last, seen.now) < rest:
+    rest = rest_before_next(spec, record, trigger, causes) if not without else timedelta(0)
+    last = last_training(record, trigger)
+    if last is not None and since(last, seen.now) < rest:
         until = (last.now or last.at) + rest
         return Remedy("alert", f"{why}; the next training may begin on {until:%Y-%m-%d}", causes, evidence=evidence)
     details = {"as_of": seen.now.isoformat(), "trigger": trigger}
@@ -205,49 +215,6 @@ def _is_escalated(record: Record) -> bool:
     """Has a person been asked already about an incident that is still open?"""
     still = {one.id for one in record.open_incidents}
     return any(one.what.action == "escalate" and still & {*one.what.incidents} for one in record.decisions)
-
-
-def _trainings(record: Record) -> list[Decision]:
-    return [one for one in record.decisions if one.what.action == "retrain" and one.is_final]
-
-
-def _last_training(record: Record, trigger: str) -> Decision | None:
-    """The last training that counts: for decay, those that drift alone asked for and that changed nothing do not."""
-    counted = [one for one in _trainings(record) if trigger == DRIFT or one.outcome != "unchanged"]
-    return counted[-1] if counted else None
-
-
-def _patience(record: Record, trigger: str, causes: Sequence[str]) -> float:
-    """How many cooldowns to wait.
-
-    Of candidates that drift asked for and that changed nothing, each doubles the time until the next. So does each training for one
-    and the same decay, from half a cooldown on: the first one knew little of what has changed.
-    """
-    if trigger == DRIFT:
-        fruitless = 0
-        for one in reversed(_trainings(record)):
-            if one.outcome != "unchanged":
-                break
-            fruitless += 1
-        return 2.0 ** min(fruitless, 3)
-    about = {incident.id for cause in causes if (incident := record.incident_of(cause)) is not None}
-    again = sum(bool(about & {*one.what.incidents}) for one in _trainings(record) if one.outcome == "done")
-    return 1.0 if not again else 2.0 ** (again - 2)
-
-
-def _refused_in_a_row(record: Record) -> int:
-    count = 0
-    for one in reversed(_trainings(record)):
-        if one.outcome == "unchanged":
-            continue
-        if one.outcome != "refused" or (record.thawed is not None and (one.now or one.at) <= record.thawed):
-            break
-        count += 1
-    return count
-
-
-def _since(decision: Decision, now: datetime) -> timedelta:
-    return now - (decision.now or decision.at)
 
 
 def _against_bad_values(spec: ModelSpec, seen: Situation, record: Record, findings: Sequence[Finding]) -> Remedy | None:
@@ -284,7 +251,7 @@ def _without_a_feed(spec: ModelSpec, seen: Situation, record: Record, findings: 
         if not one.cause.startswith(FEED) or incident is None:
             continue
         began = incident.began or incident.detected or incident.detected_at
-        done = any(incident.id in decision.what.incidents for decision in _trainings(record))
+        done = any(incident.id in decision.what.incidents for decision in trainings(record))
         if seen.now - began > spec.response.feed_patience and not done:
             why = f"{one.title}, for more than {format_duration(spec.response.feed_patience)}: training goes on without them"
             without = tuple(name for name in one.features if spec.feature(name).nullable)

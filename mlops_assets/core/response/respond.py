@@ -41,7 +41,7 @@ def respond(spec: ModelSpec, seen: Situation, record: Record) -> Response:
         evidence=remedy.evidence or tuple(line for one in findings for line in one.evidence),
         details=remedy.details,
         policy=policy_of(spec),
-        inputs=_digest(seen.window, *map(_stamp, seen.data), *map(_stamp, seen.model), str(seen.champion)),
+        inputs=_digest(seen.window, *map(_stamp, seen.data), *map(_stamp, seen.model), *_who(seen)),
     )
     if remedy.action == "impute" and not decision.asks_for_work:
         facts += [(one, Mitigated("the service imputes it as declared")) for one in incidents]
@@ -70,6 +70,11 @@ def _not_asked_again(remedy: Remedy, incidents: tuple[str, ...], record: Record)
 
 def _stamp(health: DataHealth | ModelHealth) -> str:
     return f"{health.window} {health.version} {health.verdict} {'; '.join(health.reasons)}"
+
+
+def _who(seen: Situation) -> tuple[str, ...]:
+    tried = () if seen.on_trial is None else (f"{seen.on_trial} is on trial",)
+    return str(seen.champion), *tried
 
 
 def _digest(*parts: str) -> str:

@@ -41,6 +41,8 @@ class Situation(msgspec.Struct, frozen=True):
         Labelled rows, by sound feeds, from after the champion's training.
     rivals
         Registered versions asked again on the labelled rows of the last windows, the best first; None while nobody has asked.
+    on_trial
+        The version that is tried beside the champion; None where none is.
     """
 
     window: str
@@ -51,6 +53,7 @@ class Situation(msgspec.Struct, frozen=True):
     fresh_rows: int
     rivals: tuple[Former, ...] | None = None
     signals: tuple[Signal, ...] = ()
+    on_trial: int | None = None
 
 
 class Finding(msgspec.Struct, frozen=True):

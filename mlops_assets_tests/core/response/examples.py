@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from mlops_assets.core.evaluation import Interval, PairedComparison
-from mlops_assets.core.ledger import Ended, Entry, Fact, Frozen, Opened, Record, Released, Retired, Thawed
+from mlops_assets.core.ledger import Ended, Entry, Fact, Frozen, Opened, Record, Released, Retired, Started, Thawed
 from mlops_assets.core.monitoring.drift import DriftReport, FeatureDrift
 from mlops_assets.core.monitoring.health import Cohort, DataHealth, Former, ModelHealth, ServiceRecord, Verdict
 from mlops_assets.core.monitoring.performance import PerformanceReport
@@ -15,6 +15,8 @@ from mlops_assets.core.monitoring.volume import VolumeReport
 from mlops_assets.core.response import Champion, Response, Signal, Situation, respond
 from mlops_assets.core.response.situation import Severity
 from mlops_assets.core.spec import ModelSpec
+from mlops_assets.core.trial import protocol_of
+from mlops_assets.core.trial_facts import TrialBegan, TrialStepped
 from mlops_assets_tests.core.examples import make_spec
 
 DAY = timedelta(days=1)
@@ -133,6 +135,7 @@ class Story:
     fresh_rows: int = 5000
     rivals: tuple[Former, ...] | None = None
     signals: tuple[Signal, ...] = ()
+    on_trial: int | None = None
 
     def day(self, data: DataHealth | None = None, model: ModelHealth | None = None) -> Response:
         """One more day, and what follows; its facts and its decision go on the record."""
@@ -162,6 +165,7 @@ class Story:
             self.fresh_rows,
             self.rivals,
             self.signals,
+            self.on_trial,
         )
 
     @property
@@ -180,6 +184,23 @@ class Story:
         former = self.champion.version
         self.champion = Champion(version, self.now, 5000)
         self.write("delay", Released(version, version, former, "immediate", True, ""))
+
+    def try_out(self, response: Response, version: int, *, is_looked_at: bool = True) -> None:
+        """A training has ended with a version on trial beside the champion; at first nobody has looked at it."""
+        run = f"run-{version}"
+        self.write(response.decision_id, Started(1, run))
+        self.write(response.decision_id, Ended("on trial", 1, run))
+        self.on_trial = version
+        if is_looked_at:
+            protocol = protocol_of(self.spec, None, None)
+            began = TrialBegan(version, version, self.champion.version, f"run:{run}", protocol)
+            self.write(f"delay/trial/{version}", began)
+
+    def step(self, version: int, *steps: str) -> None:
+        """What the trial of a version has come to."""
+        for step in steps:
+            self.write(f"delay/trial/{version}", TrialStepped(step, version, "a test"))  # type: ignore[arg-type]
+        self.on_trial = None
 
     def incident(self, cause: str, severity: Severity = "critical") -> None:
         self.write(f"delay/{cause}/1", Opened(cause, cause, severity))
