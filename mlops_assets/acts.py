@@ -114,11 +114,11 @@ def season(stage: Stage, flights: pd.DataFrame) -> None:
         What comes after the traffic that was sent already; where the new version is put on trial, its first days are those of the
         trial.
     """
+    before = stage.champion()
     decision = stage.wait(lambda: stage.decided("retrain"), "air_time decays and a training is decided", WAIT_S)
     incident = stage.incident("performance")
     stage.require(incident is not None, "an incident is open for the model's performance")
     stage.step(f"decided: retrain ({decision.what.mode}), because {decision.what.reason}")
-    before = stage.champion()
     days = _by_day(stage.spec, flights)
     promoted(stage, before, days, WAIT_S)
     plan = stage.plan()

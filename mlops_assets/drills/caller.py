@@ -25,7 +25,7 @@ Outcome = Literal["answered", "refused", "failed", "unanswered"]
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """One row that a caller has asked for: by which id, for whom, when by the wall clock, and what became of it."""
+    """One row that a caller has asked for: by which id, for whom, what became of it, and since when that is known."""
 
     id: str
     entity: str
@@ -74,17 +74,18 @@ class Caller(PredictionClient):
         tally, rows = self._tally, [] if _is_feedback(path) else body.get("rows", [body])
         for row in rows:
             row.setdefault("id", str(uuid_utils.uuid7()))
-        begun = datetime.now(UTC)
+        begun = time.perf_counter()
         try:
             answer = self._http.post(path, json=body)
         except httpx.TransportError:
             with tally.lock:
                 tally.unanswered += 1
-                tally.asked += _asked(rows, begun, "unanswered")
+                tally.asked += _asked(rows, datetime.now(UTC), "unanswered")
             raise
-        self.latencies_ms.append(answer.elapsed.total_seconds() * 1000)
+        self.latencies_ms.append((time.perf_counter() - begun) * 1000)
         with tally.lock:
-            tally.asked += _asked(rows, begun, _count(tally, path, answer, datetime.now(UTC)))
+            now = datetime.now(UTC)
+            tally.asked += _asked(rows, now, _count(tally, path, answer, now))
         return self._json(answer)
 
 

@@ -28,12 +28,13 @@ def crash_service(stage: Stage) -> None:
         before = system.worker_pids()
         victim = min(before)
         stage.inject(f"kill -9 of worker {victim}, one of {len(before)}, under load")
+        killed = datetime.now(UTC)
         os.kill(victim, signal.SIGKILL)
         stage.wait(lambda: system.worker_pids() - before, "a new worker starts")
         stage.found("the server has started another worker")
         stage.wait(lambda: victim not in system.worker_pids() and system.is_whole(), "all workers answer again")
         stage.goes_on()
-        stage.harmless("all workers answer")
+        stage.harmless(f"all workers answer; {_unanswered_since(stage, killed)}")
         _kill_server(stage, with_workers=False)
         last = _kill_server(stage, with_workers=True)
         stage.wait(lambda: _answers_since(stage, tried.release.version, last), "the canary answers its share again")
@@ -41,6 +42,13 @@ def crash_service(stage: Stage) -> None:
         stage.healed("the supervisor has started the server again, and all workers answer")
     apart = sum(len(versions) > 1 for versions in by_entity.values())
     stage.require(apart == 0, f"each of {len(by_entity)} entities was answered by one version, before and after")
+
+
+def _unanswered_since(stage: Stage, moment: datetime) -> str:
+    """How many requests that were sent since then their callers have to send again, in words."""
+    outcomes = [one.outcome for one in stage.tally.asked if one.at >= moment]
+    failed = sum(outcome != "answered" for outcome in outcomes)
+    return f"{failed:,} of {len(outcomes):,} requests since were not answered"
 
 
 def _answers_since(stage: Stage, version: int, moment: datetime) -> bool:
@@ -70,7 +78,7 @@ def _kill_server(stage: Stage, *, with_workers: bool) -> datetime:
     whole = (datetime.now(UTC) - killed).total_seconds()
     stage.wait(lambda: newer(stage.tally.last_answer, killed), "callers are answered again")
     stage.goes_on()
-    stage.step(f"all workers answer again {whole:.1f} s after the server's death")
+    stage.step(f"all workers answer again {whole:.1f} s after the server's death; {_unanswered_since(stage, killed)}")
     return killed
 
 

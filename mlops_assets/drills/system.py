@@ -21,7 +21,7 @@ from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE, free_port
 
 GRACE_S = 20.0
-READY_S = 120.0
+READY_S = 300.0  # on a busy machine too
 DAEMON = ("-m", "dagster._daemon", "run", "--workspace", "workspace.yaml")
 
 

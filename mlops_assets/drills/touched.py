@@ -68,14 +68,14 @@ def touched(
     between: tuple[datetime, datetime],
     share: float | None,
 ) -> Touched:
-    """Count what callers sent between two moments, and whom it touched.
+    """Count the requests that ended between two moments, and whom it touched.
 
     Parameters
     ----------
     logged
         All that the log has of the model.
     between
-        From when to when a request was sent, by the wall clock.
+        From when to when it was known what became of a request, by the wall clock.
     share
         Of the entities that a bad version may answer; None where none is declared.
     """

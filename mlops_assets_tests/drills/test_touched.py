@@ -60,7 +60,7 @@ def test_answers_of_a_bad_version_and_those_that_never_came_are_counted():
     assert found.told == "touched: 62.5 % of 8 requests"
 
 
-def test_what_was_sent_before_and_after_does_not_count():
+def test_what_ended_before_and_after_does_not_count():
     said = Said().answered(GOOD).answered(BAD).answered(BAD)
     assert said.count(seconds=1.5).requests == 2
 
