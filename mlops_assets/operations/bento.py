@@ -4,6 +4,7 @@ The result answers wherever it is started, with no store in reach. No network an
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -18,9 +19,11 @@ import yaml
 import mlops_assets
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.rollout import ReleasePlan
-from mlops_assets.stores.bundles import BundleStore
+from mlops_assets.stores.bundles import BundleError, BundleStore
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.releases import ReleaseStore
+
+logger = logging.getLogger(__name__)
 
 NAME = "predictor"
 PACKAGE = Path(mlops_assets.__file__).parent
@@ -53,7 +56,7 @@ def build_bento(home: Home, models: tuple[str, ...] | None = None, *, instead: R
     BentoError
         When a model has no release, the service's source is not there, or BentoML fails.
     BundleError
-        When a bundle is missing or damaged.
+        When a champion's bundle is missing or damaged. Another's is left out then: the service goes on without it.
     """
     if not (SOURCE / "service.py").is_file():
         raise BentoError(f"the service's source is not in {SOURCE}: run from a clone of the project")
@@ -104,18 +107,26 @@ def _stage(context: Path, home: Home, plans: list[ReleasePlan]) -> None:
     manifests = []
     for plan in plans:
         (carried / "plans" / f"{plan.model}.json").write_bytes(msgspec.json.encode(plan))
-        for bundle in _bundles(plan):
+        for bundle in _bundles(plan, store):
             manifests.append(store.get(bundle).manifest)
             shutil.copytree(store.path(bundle), BundleStore(carried / "bundles").path(bundle), dirs_exist_ok=True)
     (context / "bentofile.yaml").write_text(_build_file(manifests))
 
 
-def _bundles(plan: ReleasePlan) -> Iterator[str]:
+def _bundles(plan: ReleasePlan, store: BundleStore) -> Iterator[str]:
     yield plan.champion.bundle
-    if plan.challenger is not None:
-        yield plan.challenger.bundle
-    if plan.standby is not None:
-        yield plan.standby.bundle
+    for one in (plan.challenger, plan.standby):
+        if one is not None and _is_whole(store, one.bundle):
+            yield one.bundle
+
+
+def _is_whole(store: BundleStore, bundle: str) -> bool:
+    try:
+        store.get(bundle)
+    except BundleError as error:
+        logger.warning("The Bento goes without a bundle: %s", error)
+        return False
+    return True
 
 
 def _build_file(manifests: list[Manifest]) -> str:

@@ -1,6 +1,7 @@
 """The proof that a published plan is what answers, and taking the plan back where it is not."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from mlflow.exceptions import MlflowException
@@ -64,7 +65,23 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
             time.sleep(_PAUSE_S)
     if not smoke.passed and _answers_change(stores, plan):
         raise DoesNotAnswer(smoke.why)
-    return workers, smoke
+    missing = _gone_without(stores, plan)
+    return workers, replace(smoke, why="; ".join((smoke.why, *missing))) if missing else smoke
+
+
+def _gone_without(stores: Stores, plan: ReleasePlan) -> tuple[str, ...]:
+    """Whom a plan names beside its champion and a worker has not loaded: they are no reason to hold it up, and to be known of."""
+    beside = {"challenger": plan.challenger, "standby": plan.standby, "last_good": plan.last_good}
+    said: dict[str, None] = {}
+    for worker in stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE):
+        loaded = worker.models.get(plan.model)
+        if loaded is None or loaded.release != plan.release:
+            continue
+        for place, why in loaded.refused.items():
+            one = beside.get(place)
+            if one is not None:
+                said[f"without the {place.replace('_', ' ')} version, {one.version}: {why}"] = None
+    return tuple(said)
 
 
 def _followed_by(stores: Stores, plan: ReleasePlan) -> int | None:

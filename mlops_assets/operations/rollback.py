@@ -3,8 +3,10 @@
 Each is one release plan, however often it is asked for: `origin` (the decision's id) tells one change from another.
 """
 
+from collections import Counter
 from datetime import datetime
 
+import msgspec
 import uuid_utils
 
 from mlops_assets.core.manifest import Manifest
@@ -16,6 +18,7 @@ from mlops_assets.core.rollout import (
     forcing,
     former_champions,
     masking,
+    outcome_of,
     recovering,
     retirement,
     rollback,
@@ -26,6 +29,8 @@ from mlops_assets.operations.plan_changes import Changed, ChangeRefused, History
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.whole_bundles import ProvenBundle, prove
 from mlops_assets.stores.bundles import BundleError
+
+PASSED_OVER = 2  # times that workers refuse a version before the one before it is gone back to
 
 
 class RollbackRefused(ChangeRefused):
@@ -49,7 +54,8 @@ def roll_back(
     Parameters
     ----------
     to_version
-        Any registered version with a bundle; None takes the last good one that can still answer.
+        Any registered version with a bundle; None takes the last good one that can still answer. Who had to be passed over for
+        that, and why, is said in the plan.
     now
         By the wall clock.
     origin
@@ -62,8 +68,9 @@ def roll_back(
     Raises
     ------
     RollbackRefused
-        When another version answers than the one decided about, there is no such version, it was withdrawn, its bundle is
-        lost or damaged everywhere, it does not answer its golden rows, or it wants other features than callers send.
+        When another version answers than the one decided about, there is no such version, it was withdrawn or is on trial, its
+        bundle is lost or damaged everywhere, it does not answer its golden rows, it wants other features than callers send, or
+        workers have refused it again and again for this very decision.
     ChangeFailed
         When workers refuse it or answer otherwise; the former champion serves again.
     """
@@ -79,9 +86,16 @@ def roll_back(
             )
         if plan.retired is not None:
             raise RollbackRefused(f"model {spec.name!r} is out of service ({plan.retired}); recover it first")
-        to = _proven(spec, stores, history, to_version)
-        others = (one for one in former_champions(history) if one != to.release)
-        return rollback(plan, to.entrant(), _origin, last_good=next(others, None), withdraw=not keep_former)
+        refused = _refused_by_workers(history, _origin.rollout)
+        if to_version is None:
+            to, passed_over = _last_good(spec, stores, history, refused)
+        else:
+            _require_not_given_up(spec, plan, to_version, refused)
+            to, passed_over = _named(spec, stores, history, to_version), {}
+        others = (one for one in former_champions(history) if one != to.release and one not in passed_over)
+        why = "; ".join((_origin.reason, *passed_over.values()))
+        told = msgspec.structs.replace(_origin, reason=why)
+        return rollback(plan, to.entrant(), told, last_good=next(others, None), withdraw=not keep_former)
 
     _origin = _make_origin(origin, reason, decided_by, now)
     return carry_out(spec, stores, _origin, step)
@@ -106,7 +120,7 @@ def force_release(
         plan = history[-1]
         if plan.champion.version == version and not plan.fallen_back and plan.retired is None:
             return None
-        to = _proven(spec, stores, history, version)
+        to = _named(spec, stores, history, version)
         return forcing(plan, to.entrant(), _origin)
 
     _origin = _make_origin(origin, reason, decided_by, now)
@@ -196,22 +210,54 @@ def _make_origin(origin: str | None, reason: str, decided_by: str, now: datetime
     return Origin(origin or f"r-{uuid_utils.uuid7()}", reason, decided_by, now)
 
 
-def _proven(spec: ModelSpec, stores: Stores, history: History, version: int | None) -> ProvenBundle:
-    """The version asked for, or the last good one that can answer; proven, and fit to take the champion's place."""
-    if version is not None:
-        return _fit_to_serve(spec, stores, history[-1], _release_of(spec, stores, history, version))
+def _named(spec: ModelSpec, stores: Stores, history: History, version: int) -> ProvenBundle:
+    """The version asked for; proven, and fit to take the champion's place."""
+    return _fit_to_serve(spec, stores, history[-1], _release_of(spec, stores, history, version))
+
+
+def _last_good(
+    spec: ModelSpec, stores: Stores, history: History, refused: Counter[int]
+) -> tuple[ProvenBundle, dict[Release, str]]:
+    """The last good version that can answer, proven; and why each one was passed over that would have come first.
+
+    One that workers refuse may have met them in a bad moment, and is tried again; then the one before it comes first.
+    """
     plan = history[-1]
     good = () if plan.last_good is None else (plan.last_good,)
-    refusals = []
-    for release in dict.fromkeys((*good, *former_champions(history))):
+    known = dict.fromkeys((*good, *former_champions(history)))
+    passed_over: dict[Release, str] = {}
+    for release in sorted(known, key=lambda one: refused[one.version] >= PASSED_OVER):
         try:
-            return _fit_to_serve(spec, stores, plan, release)
+            _require_not_given_up(spec, plan, release.version, refused)
+            proven = _fit_to_serve(spec, stores, plan, release)
         except RollbackRefused as refusal:
-            refusals.append(str(refusal))
-    why = "; ".join(refusals) or "no version has served before"
+            passed_over[release] = str(refusal).removeprefix(f"model {spec.name!r}: ")
+            continue
+        later = [one for one in known if one != release and refused[one.version] >= PASSED_OVER]
+        return proven, passed_over | {one: _tried_in_vain(one.version, refused) for one in later}
+    why = "; ".join(passed_over.values()) or "no version has served before"
     raise RollbackRefused(
         f"model {spec.name!r}: there is no earlier version to go back to ({why}); name another one, or train a new one"
     )
+
+
+def _require_not_given_up(spec: ModelSpec, plan: ReleasePlan, version: int, refused: Counter[int]) -> None:
+    if plan.challenger is not None and plan.challenger.version == version:
+        raise RollbackRefused(
+            f"model {spec.name!r}: version {version} is on trial in release {plan.release} and no way back; choose another one"
+        )
+    if refused[version] >= spec.response.attempts:
+        raise RollbackRefused(f"model {spec.name!r}: {_tried_in_vain(version, refused)}; choose another one")
+
+
+def _tried_in_vain(version: int, refused: Counter[int]) -> str:
+    return f"version {version} was tried {refused[version]} times, and workers have refused it"
+
+
+def _refused_by_workers(history: History, rollout: str) -> Counter[int]:
+    """How often each version was put into service for this very decision, and taken back."""
+    made = [at for at, plan in enumerate(history) if plan.rollout == rollout]
+    return Counter(history[at].champion.version for at in made if outcome_of(history[: at + 2], rollout)[1])
 
 
 def _release_of(spec: ModelSpec, stores: Stores, history: History, version: int) -> Release:

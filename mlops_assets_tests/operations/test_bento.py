@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import yaml
 
+from mlops_assets.core.rollout import Standby
+from mlops_assets.operations import bento
 from mlops_assets.operations.bento import BentoError, bento_path, build_bento
 from mlops_assets.operations.supervise import running_service, wait_until_live
 from mlops_assets.stores.bundles import BundleError
@@ -57,6 +60,26 @@ def test_what_is_not_released_or_damaged_is_not_built(home: Home):
     corrupt(home, release(home, small_model()).champion.bundle)
     with pytest.raises(BundleError, match="damaged"):
         build_bento(home)
+
+
+def test_a_standby_that_is_lost_keeps_nobody_from_being_released(home: Home, monkeypatch: pytest.MonkeyPatch):
+    """No version of any model could be released once the bundle of one model's former champion was damaged."""
+    monkeypatch.setattr(bento, "_build", lambda context, home, version: None)
+    staged: list[list[str]] = []
+
+    def content(context: Path) -> str:
+        staged.append(sorted(one.name for one in (context / "carried" / "bundles").iterdir()))
+        return "1"
+
+    monkeypatch.setattr(bento, "_content_hash", content)
+    former, plan = release(home, small_model()).champion, release(home, small_model(version=2))
+    standby = Standby(former.version, former.bundle, plan.decided_at)
+    following = msgspec.structs.replace(plan, release=3, previous=2, standby=standby)
+    build_bento(home, instead=following)
+    corrupt(home, former.bundle)
+    build_bento(home, instead=following)
+    names = [one.bundle.removeprefix("sha256:") for one in (former, plan.champion)]
+    assert staged == [sorted(names), names[1:]]
 
 
 @pytest.mark.slow

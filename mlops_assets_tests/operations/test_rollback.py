@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mlops_assets.core.rollout import Release, ReleasePlan
+from mlops_assets.core.rollout import Challenger, Release, ReleasePlan
 from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations import confirm, plan_changes, rollback
@@ -397,6 +397,53 @@ class TestTakenBack:
         with pytest.raises(ChangeFailed, match="it was in force before, and stays"):
             back(stores, 3)
         assert current(stores).release == 3
+
+    def test_one_that_workers_refuse_again_and_again_is_gone_on_without(
+        self, stores: Stores, refusing: Callable[[], None]
+    ):
+        """A standby that no worker could load was once put into service and taken back every few seconds, for ever."""
+        tried = []
+        for _ in range(4):
+            with pytest.raises(ChangeFailed):
+                back(stores, origin="d-1")
+            tried.append(stores.releases.history("delay")[-2].champion.version)
+        assert tried == [2, 2, 1, 1]
+        refusing()
+        plan = back(stores, origin="d-1").plan
+        assert (plan.champion.version, plan.last_good) == (2, None), "the third time for each of them, and one left"
+        assert "version 1 was tried 2 times, and workers have refused it" in plan.reason
+
+    def test_in_the_end_it_is_refused(self, stores: Stores, refusing: Callable[[], None]):
+        for _ in range(3):
+            with pytest.raises(ChangeFailed):
+                back(stores, 1, origin="d-1")
+        with pytest.raises(RollbackRefused, match="version 1 was tried 3 times, and workers have refused it"):
+            back(stores, 1, origin="d-1")
+        refusing()
+        assert back(stores, 1, origin="d-2").plan.champion.version == 1, "another decision may try it again"
+
+
+class TestWithoutTheLastGood:
+    def test_whose_bundle_is_lost_the_one_before_it_answers_and_the_plan_says_why(self, stores: Stores):
+        lost = stores.releases.get("delay", 2).champion
+        corrupt(stores.home, lost.bundle)
+        plan = back(stores).plan
+        assert (plan.champion.version, plan.last_good) == (1, None)
+        assert plan.reason.startswith("it is worse; version 2 cannot be relied on: ")
+        assert "run run-2 has no folder" in plan.reason
+
+    def test_which_is_on_trial_again_the_one_before_it_answers(self, stores: Stores):
+        plan = current(stores)
+        assert plan.last_good is not None
+        tried = Challenger(2, plan.last_good.bundle, "shadow", 1.0)
+        stores.releases.publish(
+            msgspec.structs.replace(plan, release=4, previous=3, rollout="r-trial", challenger=tried)
+        )
+        with pytest.raises(RollbackRefused, match="version 2 is on trial in release 4 and no way back"):
+            back(stores, 2)
+        plan = back(stores).plan
+        assert (plan.champion.version, plan.challenger) == (1, None)
+        assert "version 2 is on trial in release 4" in plan.reason
 
 
 class TestRegistryOutOfReach:
