@@ -98,6 +98,10 @@ bench-estimation: .venv-bench ## performance estimated without labels, against w
 bench-labelled-decay: .venv-bench ## false alarms and delay of the performance test
 	.venv-bench/bin/python -m benchmarks.labelled_decay
 
+.PHONY: bench-sequential
+bench-sequential: install ## error rates and samples of the tests of a release, on made-up rollouts and on real flights
+	$(BIN)/python -m benchmarks.sequential
+
 .PHONY: bench-serving
 bench-serving: bench-serving-speed bench-hot-swap bench-prediction-log bench-overload bench-memory ## the service against its peers, and what it survives (needs wrk and two cores)
 	$(BIN)/python -m benchmarks.document_serving

@@ -5,11 +5,15 @@ matters: a promotion is wrong, at most beta), at 5 % both. Base rates swing betw
 the fixed-sample test with the same error rates, and four times that sample is the maximum; the alarm, which promotes nothing, has
 sixteen and ten times, and what it has not found by then is missed. The same on real flights is in `sequential_flights.py`.
 
+As in a trial, who answered goes by the share that came true, in blocks of consecutive looks. `attribution_interrupted` and
+`means_interrupted` are canaries that are not asked for a third of the time, in spells, while the champion answers in their place.
+
 Run: ``make bench-sequential``
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,9 +27,12 @@ from mlops_assets.core.sequential.odds import log_likelihood_steps, log_mixture
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 Shape = tuple[int, int]
 
 ERROR: Final = 0.05
+OF_THE_SHARE: Final = 50  # entities of a block, at least
+BLOCKS: Final = 32  # at most
 LIMITS: Final = Limits(alpha=ERROR, beta=ERROR)
 RATIO: Final = 1.5
 RUNS: Final = 1_000
@@ -145,7 +152,9 @@ def _cells() -> Iterator[Cell]:
     for name, part in (("few_pairs", 0.1), ("many_pairs", 0.4)):
         yield _odds_cell("discordant", name, 0.5, part)
     for share in (0.01, 0.05, 0.2, 0.5):
-        yield _odds_cell("attribution", f"share_{share:.0%}".rstrip("%"), share, 1.0)
+        yield _canary_cell(share)
+    for share in (0.05, 0.2):
+        yield _canary_cell(share, interrupted=True)
     yield _odds_cell("eprocess", "many_pairs", 0.5, 0.4)
     yield _odds_cell("eprocess", "share_5", 0.05, 1.0)
     for effect in (0.05, 0.1):
@@ -156,6 +165,7 @@ def _cells() -> Iterator[Cell]:
     yield _paired_cell("skewed_against_10", 0.1, lambda random, shape: random.exponential(size=shape) - 1)
     for share in (0.05, 0.2, 0.5):
         yield _conversion_cell(share)
+    yield _conversion_cell(0.05, interrupted=True)
 
 
 # ---- errors
@@ -184,6 +194,53 @@ def _odds_cell(test: str, name: str, share: float, part: float) -> Cell:
         return Path(against, -against)
 
     return Cell(test, name, fixed, fixed_bad, paths, looks)
+
+
+def _canary_cell(share: float, *, interrupted: bool = False) -> Cell:
+    """Errors of entities that are drawn for either side, at a base rate that swings."""
+    errors = fixed_errors(share, share * RATIO / (share * RATIO + 1 - share))
+    fixed, fixed_bad = (round(errors / (0.15 * (share * ratio + 1 - share))) for ratio in (1.0, RATIO))
+
+    def paths(worse: bool, look: int, random: np.random.Generator) -> Path:
+        base = _swinging((RUNS, LOOKS), random)
+        entities, others = _asked(share, look, random, interrupted=interrupted)
+        mine = random.binomial(entities, base * (RATIO if worse else 1.0))
+        theirs = random.binomial(others, base)
+        against = np.zeros(base.shape)
+        seen = []
+        for block in _blocks(share, look):
+            counts = [one[:, block].cumsum(axis=1) for one in (entities, others, mine, theirs)]
+            both = (counts[0] > 0) & (counts[1] > 0)
+            came_true = np.where(both, counts[0] / np.maximum(counts[0] + counts[1], 1), 0.5)
+            scale = np.log(came_true * RATIO + 1 - came_true)
+            steps = np.where(both, counts[2] * (np.log(RATIO) - scale) - counts[3] * scale, 0.0)
+            against[:, block] = steps + (against[:, [block.start - 1]] if block.start else 0.0)
+            if both[0, -1]:
+                number, *wrong = (int(one[0, -1]) for one in (counts[0] + counts[1], counts[2], counts[3]))
+                seen.append(Errors(number, *wrong, float(came_true[0, -1])))
+        whole = Sprt(LIMITS, RATIO)
+        for one in seen:
+            whole = whole.after(one)
+        assert np.isclose(whole.look.against, against[0, -1])
+        return Path(against, -against)
+
+    name = f"share_{share:.0%}".rstrip("%")
+    return Cell("attribution_interrupted" if interrupted else "attribution", name, fixed, fixed_bad, paths)
+
+
+def _asked(share: float, look: int, random: np.random.Generator, *, interrupted: bool) -> tuple[Counts, Counts]:
+    """Entities that each side has answered at each look, shape (runs, looks); what a challenger is not asked is left out."""
+    entities = random.binomial(look, share, (RUNS, LOOKS))
+    others = look - entities
+    if interrupted:
+        entities = entities * (np.arange(LOOKS) // 10 % 3 > 0)
+    return entities, others
+
+
+def _blocks(share: float, look: int) -> Iterator[slice]:
+    """Looks of a block."""
+    length = max(-(-LOOKS // BLOCKS), ceil(OF_THE_SHARE / (share * look)))
+    return (slice(begin, min(begin + length, LOOKS)) for begin in range(0, LOOKS, length))
 
 
 def _swinging(shape: Shape, random: np.random.Generator) -> Floats:
@@ -217,7 +274,7 @@ def _paired_cell(name: str, effect: float, draw: Callable[[np.random.Generator, 
     return Cell("paired_means", name, fixed, fixed, paths)
 
 
-def _conversion_cell(share: float) -> Cell:
+def _conversion_cell(share: float, *, interrupted: bool = False) -> Cell:
     """Conversions at a level that swings; the bad candidate converts three points less."""
     margin = 0.03
     spread = 0.15 * 0.85 / (share * (1 - share))
@@ -225,25 +282,56 @@ def _conversion_cell(share: float) -> Cell:
 
     def paths(worse: bool, look: int, random: np.random.Generator) -> Path:
         level = _swinging((RUNS, LOOKS), random)
-        entities = random.binomial(look, share, level.shape)
+        entities, others = _asked(share, look, random, interrupted=interrupted)
         mine = random.binomial(entities, level - (margin if worse else 0.0))
-        theirs = random.binomial(look - entities, level)
-        before = np.concatenate([np.zeros((RUNS, 1)), (mine + theirs).cumsum(axis=1)[:, :-1]], axis=1)
-        centre = np.where(np.arange(LOOKS) == 0, 0.5, before / np.maximum(np.arange(LOOKS) * look, 1))
-        harm = (theirs - (look - entities) * centre) / (1 - share) - (mine - entities * centre) / share
-        squares = (
-            _squares(mine, entities, centre) / share**2 + _squares(theirs, look - entities, centre) / (1 - share) ** 2
-        )
-        reach = 1 / min(share, 1 - share)
-        path = _means(harm.cumsum(axis=1), squares.cumsum(axis=1), look, reach, margin, margin)
-        test = ValueMeans(LIMITS, margin)
-        for at in range(LOOKS):
-            arms = ((int(entities[0, at]), int(mine[0, at])), (int(look - entities[0, at]), int(theirs[0, at])))
-            test = test.after(Values(*(ArmSums(number, float(ones), float(ones)) for number, ones in arms), share))
-        assert np.isclose(test.look.against, path.against[0, -1])
+        theirs = random.binomial(others, level)
+        evidence = _Evidence(margin)
+        whole = ValueMeans(LIMITS, margin)
+        for block in _blocks(share, look):
+            arms = [one[:, block].cumsum(axis=1) for one in (entities, mine, others, theirs)]
+            evidence.add(block, *arms)
+            sides = [tuple(int(one[0, -1]) for one in arms[at : at + 2]) for at in (0, 2)]
+            if sides[0][0]:
+                sums = [ArmSums(number, float(ones), float(ones)) for number, ones in sides]
+                whole = whole.after(Values(sums[0], sums[1], sides[0][0] / (sides[0][0] + sides[1][0])))
+        path = evidence.path
+        assert np.isclose(whole.look.against, path.against[0, -1])
         return path
 
-    return Cell("means", f"share_{share:.0%}".rstrip("%"), fixed, fixed, paths)
+    name = f"share_{share:.0%}".rstrip("%")
+    return Cell("means_interrupted" if interrupted else "means", name, fixed, fixed, paths)
+
+
+class _Evidence:
+    """The evidence of `ValueMeans` on many rollouts at once, block by block."""
+
+    def __init__(self, margin: float) -> None:
+        self._bets = bets_of(margin)
+        self._sides = ((0.0, 1), (-margin, -1))
+        self._exponents = np.zeros((2, RUNS, LOOKS, len(self._bets)))
+        self._known, self._total = np.zeros((RUNS, 1)), np.zeros((RUNS, 1))
+
+    def add(self, block: slice, entities: Counts, mine: Counts, others: Counts, theirs: Counts) -> None:
+        """Entities of both sides and how many of them converted, from the begin of a block on, each of shape (runs, looks)."""
+        both = (entities > 0) & (others > 0)
+        number = entities + others
+        share = np.where(both, entities / np.maximum(number, 1), 0.5)
+        centre = np.where(self._known > 0, self._total / np.maximum(self._known, 1), 0.5)
+        harm = (theirs - others * centre) / (1 - share) - (mine - entities * centre) / share
+        squares = _squares(mine, entities, centre) / share**2 + _squares(theirs, others, centre) / (1 - share) ** 2
+        reach = 1 / np.minimum(share, 1 - share)
+        for side, (limit, sign) in enumerate(self._sides):
+            sums = number.ravel().astype(np.float64), sign * harm.ravel(), squares.ravel(), reach.ravel()
+            found = log_evidence_above(np.array([limit]), *sums, self._bets).reshape(*number.shape, -1)
+            before = self._exponents[side][:, [block.start - 1]] if block.start else 0.0
+            self._exponents[side][:, block] = np.where(both[..., None], found, 0.0) + before
+        self._known = self._known + np.where(both, number, 0)[:, -1:]
+        self._total = self._total + np.where(both, mine + theirs, 0)[:, -1:]
+
+    @property
+    def path(self) -> Path:
+        mixed = np.logaddexp.reduce(self._exponents, axis=3) - np.log(len(self._bets))
+        return Path(mixed[0], mixed[1])
 
 
 def _squares(ones: NDArray[np.int64], number: NDArray[np.int64], centre: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """How a decision is carried out: the next step from what is known of it and of its runs, and what is written when one has ended.
 
-Values and pure functions; doing it is the business of `operations/carry_out.py`, and what to decide that of `core/response.py`.
+Values and pure functions; doing it is the business of `operations/carry_out.py`, and what to decide that of `core/response`.
 """
 
 from collections.abc import Sequence
@@ -142,13 +142,13 @@ def _after_run(decision: Decision, run: KnownRun, attempts: int, released: str |
     if run.state == "under way":
         noted = decision.running and run.id in decision.runs
         return Wait(f"run {run.id} is under way") if noted else Note(run.attempt, run.id)
-    outcome, detail = outcome_of(run, decision.what.details.get("trigger", ""), released, on_trial=on_trial)
+    outcome, detail = run_outcome(run, decision.what.details.get("trigger", ""), released, on_trial=on_trial)
     if outcome == "failed" and run.attempt >= attempts:
         outcome = "abandoned"
     return Settle(outcome, run.attempt, run.id, detail)
 
 
-def outcome_of(run: KnownRun, trigger: str, released: str | None, *, on_trial: bool = False) -> tuple[Outcome, str]:
+def run_outcome(run: KnownRun, trigger: str, released: str | None, *, on_trial: bool = False) -> tuple[Outcome, str]:
     """What a lifecycle run that has ended came to, and why. One that a person has cancelled is not tried again.
 
     A version on trial mitigates nothing yet: the end of its rollout tells.

@@ -1,6 +1,6 @@
 """What to do about a fresh release that fails in service: no window is waited for.
 
-What counts as failing is told in `core/guard.py`; everything that is decided window by window in `core/response.py`.
+What counts as failing is told in `core/guard.py`; everything that is decided window by window in `core/response`.
 """
 
 import hashlib

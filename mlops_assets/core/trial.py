@@ -55,7 +55,7 @@ class Stage(msgspec.Struct, frozen=True):
     shares
         Of the entities, one after the other.
     min_samples
-        Labelled outcomes of the challenger at a share before the next step.
+        Labelled outcomes of the challenger at a share before the next step; in the bake, pairs before it is over.
     patience_s
         Seconds of event time at one share after which it is inconclusive; in the bake, after which it is over.
     """
@@ -181,7 +181,7 @@ def protocol_of(spec: ModelSpec, expected_loss: float | None, slow_ms: float | N
         patience = rules.canary.patience.total_seconds()
         stages.append(Stage("canary", rules.canary.shares, rules.canary.min_samples, patience, (*tests, *service)))
     alarm = NamedTest(QUALITY, OddsAlarm(Limits(alpha, rules.beta, rules.shadow.min_samples), rules.odds_ratio), False)
-    stages.append(Stage("bake", (1.0,), 0, rules.bake.total_seconds(), (alarm,)))
+    stages.append(Stage("bake", (1.0,), rules.shadow.min_samples, rules.bake.total_seconds(), (alarm,)))
     return Protocol(
         rules.strategy,
         tuple(stages),
@@ -192,7 +192,7 @@ def protocol_of(spec: ModelSpec, expected_loss: float | None, slow_ms: float | N
     )
 
 
-def look(protocol: Protocol, mode: Mode, share: float, seen: Seen, said: Mapping[str, Verdict]) -> Judged:
+def judge_trial(protocol: Protocol, mode: Mode, share: float, seen: Seen, said: Mapping[str, Verdict]) -> Judged:
     """What the evidence says, and the one thing to do next. The same arguments give the same answer.
 
     Parameters
@@ -208,8 +208,7 @@ def look(protocol: Protocol, mode: Mode, share: float, seen: Seen, said: Mapping
     if mode == "bake":
         if worse:
             return Judged(looks, "roll back", f"{_told(worse[0], looks)}, against the former champion")
-        over = seen.waited_s >= stage.patience_s
-        return Judged(looks, *(("settle", "nothing was found in the time declared") if over else _looking(looks)))
+        return Judged(looks, *_after_promotion(stage, seen, looks))
     if seen.tripped is not None:
         return Judged(looks, "dismiss", seen.tripped)
     if worse:
@@ -257,6 +256,19 @@ def _at(test: Test, batches: tuple[Batch, ...], said: Verdict | None) -> Test:
     for batch in batches[:-1]:
         test = msgspec.structs.replace(advance(msgspec.structs.replace(test, limits=unjudged), batch), limits=limits)
     return advance(test, batches[-1])
+
+
+def _after_promotion(stage: Stage, seen: Seen, looks: Mapping[str, Look]) -> tuple[Step, str]:
+    """Of one that is not found worse than the former champion: that stays until the two have been compared for long enough."""
+    if seen.waited_s < stage.patience_s:
+        return _looking(looks)
+    samples = min(looks[one.name].samples for one in stage.tests)
+    if samples < stage.min_samples:
+        return (
+            "keep looking",
+            f"too few samples: {samples} of {stage.min_samples}; the former champion stays until then",
+        )
+    return "settle", "nothing was found in the time declared"
 
 
 def _leans_against(stage: Stage, looks: Mapping[str, Look]) -> bool:

@@ -1,6 +1,6 @@
 """Looking at what the monitors have judged since the last time, window by window, and writing down what follows.
 
-What follows is decided in `core/response.py`; carrying it out is the business of `carry_out.py`.
+What follows is decided in `core/response`; carrying it out is the business of `carry_out.py`.
 """
 
 from collections.abc import Callable, Iterable

@@ -3,16 +3,15 @@
 Totals of a stage, made anew at each look, since labels come late. What they prove is told in `core/trial.py`.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mlops_assets.core.live_traffic import FEATURE, LABEL, OUTPUT, SHED, combine, window_table
+from mlops_assets.core.live_traffic import FEATURE, OUTPUT, SHED
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS, Floats, decide
 from mlops_assets.core.records import SHADOW
@@ -31,95 +30,18 @@ from mlops_assets.core.trial import (
     Stage,
 )
 from mlops_assets.core.trial_facts import Trial
+from mlops_assets.core.trial_samples import blocks, first_of_each_outcome
 from mlops_assets.operations.answers import Answers, labelled_of
-from mlops_assets.operations.ingestion import TABLES
 from mlops_assets.operations.live_traffic import live_windows, read_window
 from mlops_assets.operations.rivals import as_scored, ask_again
+from mlops_assets.operations.rollout_rows import TrialRows
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
-from mlops_assets.stores.traffic import TrafficStore
 
 Bools = NDArray[np.bool_]
 Evidence = dict[str, tuple[Batch, ...]]
 
-_CLOCKS_DIFFER = timedelta(hours=1)  # between hosts, at most
 _WINDOWS_FOR_P95 = 3
-_kept: dict[
-    tuple[str, str, int], tuple[str, pd.DataFrame]
-] = {}  # rows of a window are read anew only when it has changed: a trial looks every few seconds
-
-
-class TrialRows:
-    """All logged rows since a trial began, with their labels, also those of windows that are not over yet.
-
-    Parameters
-    ----------
-    since
-        The plan that began the trial.
-    """
-
-    def __init__(self, spec: ModelSpec, stores: Stores, since: ReleasePlan) -> None:
-        self._spec, self._stores = spec, stores
-        self._traffic = TrafficStore(stores.lake, spec.name)
-        self.windows: list[str] = []
-        frames = []
-        live = live_windows(spec, stores)
-        for window, content in sorted(self._traffic.contents().items()):
-            made = live.get(window)
-            if not content.predictions:
-                continue
-            is_made = made is not None and made.content == content.content
-            served = made.last_served_at if made is not None and is_made else None
-            if served is not None and served < since.decided_at - _CLOCKS_DIFFER:
-                continue
-            rows = self._rows(window, content.content, since.release, is_made=is_made)
-            if len(rows):
-                frames.append(rows)
-                self.windows.append(window)
-        self.frame = pd.concat(frames, ignore_index=True) if frames else None
-
-    def newest_event(self) -> datetime | None:
-        return None if self.frame is None else self.frame["event_time"].max().to_pydatetime()
-
-    def metric(self, name: str) -> pa.Table:
-        """What was fed back under a name, in precedence: the last of several counts."""
-        traffic = self._traffic
-        parts = [
-            traffic.read_part("metrics", window, part)
-            for window in self.windows
-            for part in traffic.parts("metrics", window)
-        ]
-        known = combine(parts, LABEL)
-        known = known.filter(pc.and_(pc.equal(known["name"], name), pc.is_valid(known["number"])))
-        return known.sort_by([(column, "ascending") for column in ("revision", "received_at", "number")])
-
-    def _rows(self, window: str, content: str, since: int, *, is_made: bool) -> pd.DataFrame:
-        tables = self._stores.lake.table_path(self._spec.name, TABLES)
-        for old in [one for one in _kept if one[0] == tables and one[2] != since]:
-            del _kept[old]
-        key = (tables, window, since)
-        if key in _kept and _kept[key][0] == content:
-            return _kept[key][1]
-        if is_made:
-            rows = read_window(self._spec, self._stores, window)
-            rows = rows[rows["release"] >= since]
-        else:
-            read, parts = self._traffic.read_part, self._traffic.parts
-            asked = combine([read("predictions", window, part) for part in parts("predictions", window)])
-            asked = asked.filter(pc.greater_equal(asked["release"], since))
-            truths = combine([read("labels", window, part) for part in parts("labels", window)], LABEL)
-            rows = window_table(self._spec, asked, truths).to_pandas()
-        _kept[key] = content, rows.reset_index(drop=True)
-        return _kept[key][1]
-
-
-def stamp_of(spec: ModelSpec, stores: Stores) -> str:
-    """A text that is another one once there is new traffic or feedback, or another plan."""
-    traffic = TrafficStore(stores.lake, spec.name)
-    contents = traffic.contents()
-    plan = stores.releases.current(spec.name)
-    told = len(spec.release.metrics) and sum(len(traffic.parts("metrics", window)) for window in contents)
-    return f"{0 if plan is None else plan.release} {told} {hash(tuple(contents.items()))}"
 
 
 def champion_p95(spec: ModelSpec, stores: Stores) -> float | None:
@@ -166,17 +88,16 @@ def seen_in_trial(spec: ModelSpec, stores: Stores, trial: Trial, history: Sequen
     frame = rows.frame
     if frame is None:
         return Seen({}, tripped=hard)
-    now = frame["event_time"].max()
+    waited = rows.waited_s(frame["release"].map(shares) == plan.challenger.share)
     frame = frame[frame["release"].isin(shares)]
     manifest = stores.bundles.get(plan.champion.bundle).manifest
-    at_share = frame["release"].map(shares) == plan.challenger.share
-    waited = (now - frame["event_time"][at_share].min()).total_seconds() if at_share.any() else 0.0
     if mode == "shadow":
         evidence = _of_pairs(spec, manifest, protocol, trial, frame)
         answered = sum(one.samples for one in evidence[QUALITY] if isinstance(one, Errors))
         return Seen(evidence, answered, waited, hard)
     splits = {release: Split(mine[release].salt, share) for release, share in shares.items()}
-    evidence, by_share = _of_entities(spec, manifest, protocol, frame, shares, splits, rows)
+    asked = _asked(frame, splits, trial.began.version)
+    evidence, by_share = _of_entities(spec, manifest, protocol, asked.assign(_share=asked["release"].map(shares)), rows)
     return Seen(evidence, by_share.get(plan.challenger.share, 0), waited, hard)
 
 
@@ -190,15 +111,16 @@ def seen_in_bake(spec: ModelSpec, stores: Stores, trial: Trial, plan: ReleasePla
     """
     assert plan.standby is not None
     rows = TrialRows(spec, stores, since)
-    begin = plan.standby.until - timedelta(seconds=trial.began.protocol.stage("bake").patience_s)
     if rows.frame is None:
         return Seen({})
-    now = rows.newest_event()
-    waited = 0.0 if now is None else max((now - begin).total_seconds(), 0.0)
     frame = rows.frame
-    own = frame[(frame["role"] == "champion") & (frame["version"] == plan.champion.version) & (frame["status"] == 200)]
+    of_it = (frame["role"] == "champion") & (frame["version"] == plan.champion.version)
+    waited = rows.waited_s(of_it)
+    own = _first_of_each_event(frame[of_it & (frame["status"] == 200)])
     manifest = stores.bundles.get(plan.champion.bundle).manifest
-    known, truth, output = _labelled(spec, manifest, own.reset_index(drop=True), "")
+    known, truth, output = _labelled(spec, manifest, own, "")
+    at = _first_of_each_outcome(known)
+    known, truth, output = known[at].reset_index(drop=True), truth[at], output[at]
     named = [column for column in known.columns if column.startswith(FEATURE)]
     features = known[named].set_axis([name.removeprefix(FEATURE) for name in named], axis="columns")
     former = ask_again(
@@ -214,8 +136,8 @@ def _of_pairs(spec: ModelSpec, manifest: Manifest, protocol: Protocol, trial: Tr
     """Both on the same rows: what callers were answered, and what the challenger would have."""
     champion = frame[(frame["role"] != SHADOW)].drop_duplicates("id")
     shadow = frame[(frame["role"] == SHADOW) & (frame["version"] == trial.began.version)].drop_duplicates("id")
-    pairs = champion.merge(shadow, on="id", suffixes=("", _THEIRS))
-    failed = _failed(pairs, ""), pairs[f"status{_THEIRS}"].to_numpy() >= 500
+    pairs = _first_of_each_event(champion.merge(shadow, on="id", suffixes=("", _THEIRS)))
+    failed = _failed(pairs), pairs[f"status{_THEIRS}"].to_numpy() >= 500
     evidence: Evidence = {ERRORS: (Errors.of_pairs(failed[1], failed[0]),)}
     own = (pairs["status"] == 200) & (pairs["role"] == "champion")
     both = pairs.loc[own.to_numpy() & ~failed[0] & ~failed[1]].reset_index(drop=True)
@@ -223,8 +145,9 @@ def _of_pairs(spec: ModelSpec, manifest: Manifest, protocol: Protocol, trial: Tr
         slow = [both[f"latency_ms{at}"].to_numpy() > protocol.slow_ms for at in (_THEIRS, "")]
         evidence[LATENCY] = (Errors.of_pairs(slow[0], slow[1]),)
     finite = np.flatnonzero(np.isfinite(_outputs(both, _THEIRS)).all(axis=1))
-    both = both.iloc[finite].reset_index(drop=True)
-    known, truth, output = _labelled(spec, manifest, both, "")
+    known, truth, output = _labelled(spec, manifest, both.iloc[finite].reset_index(drop=True), "")
+    at = _first_of_each_outcome(known)
+    known, truth, output = known[at], truth[at], output[at]
     theirs = _outputs(known, _THEIRS)[:, : output.shape[1]]
     evidence[QUALITY] = (_quality_pairs(spec, manifest, protocol, truth, theirs, output),)
     if (clip := _clip_of(protocol.stage("shadow"))) is not None:
@@ -233,44 +156,56 @@ def _of_pairs(spec: ModelSpec, manifest: Manifest, protocol: Protocol, trial: Tr
     return evidence
 
 
-def _of_entities(
-    spec: ModelSpec,
-    manifest: Manifest,
-    protocol: Protocol,
-    frame: pd.DataFrame,
-    shares: Mapping[int, float],
-    splits: Mapping[int, Split],
-    rows: TrialRows,
-) -> tuple[Evidence, dict[float, int]]:
-    """Each entity's first outcome by who answered it, and how many labelled answers the challenger has given, by share.
+def _asked(frame: pd.DataFrame, splits: Mapping[int, Split], version: int) -> pd.DataFrame:
+    """The requests of a canary that were put to either side: their `_entity`, whether they were the challenger's (`_theirs`), and
+    the `_block` of those that are compared with each other.
 
-    An error in service is that of the side an entity belongs to, whoever stood in. Answers are those of who gave them.
+    What another answered in its place is the challenger's where the record says why it did not: it failed, it refused the row, or
+    its breaker was open. Where the record says nothing of it, the worker had not loaded it, or the caller had asked for a version:
+    such a row of its share says nothing of either side.
     """
     valid = (frame["status"] < 400) | (frame["status"] >= 500) & ~frame["status"].isin(SHED)
     asked = frame[valid & (frame["role"] != SHADOW)].sort_values(["event_time", "served_at", "id"], kind="stable")
-    keys = asked["entity"].where(asked["entity"].notna(), asked["id"])
-    asked = asked.assign(_entity=keys, _share=asked["release"].map(shares))
+    entity = asked["entity"].where(asked["entity"].notna(), asked["id"])
+    stood_in = asked["error"].fillna("").str.startswith(f"challenger version {version}")
+    theirs = (asked["role"] == "challenger") | stood_in
+    of_the_share = _of_the_share(asked.assign(_entity=entity), splits) | theirs
+    asked = asked.assign(_entity=entity, _theirs=theirs, _block=blocks(of_the_share.to_numpy(dtype=bool)))
+    return asked[~(of_the_share & ~theirs & (asked["status"] == 200))]
+
+
+def _of_the_share(asked: pd.DataFrame, splits: Mapping[int, Split]) -> "pd.Series[bool]":
+    """Whether each request was the challenger's to answer, by the plan that it was asked under."""
+    found = pd.Series(False, index=asked.index)
+    for release, split in splits.items():
+        entities = asked["_entity"][asked["release"] == release]
+        found[entities.index] = entities.map({one: split(one) for one in entities.unique()}).astype(bool)
+    return found
+
+
+def _of_entities(
+    spec: ModelSpec, manifest: Manifest, protocol: Protocol, asked: pd.DataFrame, rows: TrialRows
+) -> tuple[Evidence, dict[float, int]]:
+    """Each entity's first outcome by whose it was, and how many labelled answers the challenger has given, by share.
+
+    An error in service is that of the side that should have answered, whoever stood in. Answers are those of who gave them.
+    """
     first = asked.drop_duplicates("_entity")
-    theirs = np.array(
-        [splits[release](key) for release, key in zip(first["release"], first["_entity"], strict=True)], dtype=bool
-    )
-    evidence: Evidence = {ERRORS: _by_share(first["_share"], theirs, _failed(first, ""))}
+    evidence: Evidence = {ERRORS: _by_share(first, _failed(first))}
     own = asked[asked["error"].isna() & asked["role"].isin(("champion", "challenger")) & (asked["status"] == 200)]
     if protocol.slow_ms is not None:
         answered = own.drop_duplicates("_entity")
-        slow = answered["latency_ms"].to_numpy() > protocol.slow_ms
-        evidence[LATENCY] = _by_share(answered["_share"], _by_challenger(answered), slow)
+        evidence[LATENCY] = _by_share(answered, answered["latency_ms"].to_numpy() > protocol.slow_ms)
     stage = protocol.stage("canary")
     for one in stage.tests:
         if isinstance(one.test, ValueMeans):
             evidence[one.name] = _values(one.test, own, rows.metric(one.name))
     known, truth, output = _labelled(spec, manifest, own.reset_index(drop=True), "")
-    reached = known["_share"][_by_challenger(known)].to_numpy()
+    reached = known["_share"][known["_theirs"]].to_numpy()
     by_share = {float(share): int((reached == share).sum()) for share in np.unique(reached)}
     once = ~known["_entity"].duplicated().to_numpy()
-    wrong = _wrong(manifest, protocol, truth[once], output[once])
     if any(one.name == QUALITY for one in stage.tests):
-        evidence[QUALITY] = _by_share(known["_share"][once], _by_challenger(known[once]), wrong)
+        evidence[QUALITY] = _by_share(known[once], _wrong(manifest, protocol, truth[once], output[once]))
     return evidence, by_share
 
 
@@ -286,11 +221,10 @@ def _values(test: ValueMeans, own: pd.DataFrame, fed: pa.Table) -> tuple[Batch, 
         found = found.fillna(pd.Series(events.reindex(keys).to_numpy(), index=own.index))
     known = own.assign(_value=found).dropna(subset="_value").drop_duplicates("_entity")
     batches: list[Batch] = []
-    for share in sorted(set(known["_share"])):
-        part = known[known["_share"] == share]
-        mine, value = _by_challenger(part), part["_value"].to_numpy(dtype=np.float64)
+    for part, mine, share in _sides(known):
+        value = part["_value"].to_numpy(dtype=np.float64)
         sides = [ArmSums.of(value[at], test.low, test.high) for at in (mine, ~mine)]
-        batches.append(Values(sides[0], sides[1], float(share)))
+        batches.append(Values(sides[0], sides[1], share))
     return tuple(batches)
 
 
@@ -318,20 +252,38 @@ def _losses(protocol: Protocol, manifest: Manifest, truth: Floats, output: Float
     return rows(truth, output, manifest.threshold)
 
 
-def _by_share(shares: "pd.Series[float]", by_candidate: Bools, wrong: Bools) -> tuple[Batch, ...]:
-    at = shares.to_numpy()
+def _by_share(rows: pd.DataFrame, wrong: Bools) -> tuple[Batch, ...]:
     return tuple(
-        Errors.of_entities(by_candidate[at == share], wrong[at == share], float(share)) for share in np.unique(at)
+        Errors.of_entities(mine, part["_wrong"].to_numpy(dtype=bool), share)
+        for part, mine, share in _sides(rows.assign(_wrong=wrong))
     )
 
 
-def _by_challenger(rows: pd.DataFrame) -> Bools:
-    return (rows["role"] == "challenger").to_numpy()
+def _sides(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Bools, float]]:
+    """The rows of each block at each declared share, which of them are the challenger's, and the share that came true.
+
+    Where only one side has any, there is nothing to compare.
+    """
+    for _, part in rows.groupby(["_share", "_block"]):
+        mine = part["_theirs"].to_numpy(dtype=bool)
+        if mine.any() and not mine.all():
+            yield part, mine, float(mine.mean())
 
 
-def _failed(rows: pd.DataFrame, suffix: str) -> Bools:
+def _first_of_each_event(rows: pd.DataFrame) -> pd.DataFrame:
+    """In the order of events, each entity once for one and the same event; a row without an entity stands for itself."""
+    rows = rows.sort_values(["event_time", "served_at", "id"], kind="stable")
+    repeated = rows.duplicated(["entity", "event_time"]) & rows["entity"].notna()
+    return rows[~repeated].reset_index(drop=True)
+
+
+def _first_of_each_outcome(rows: pd.DataFrame) -> Bools:
+    return first_of_each_outcome(rows["entity"], rows["event_time"], rows["label_observed_at"])
+
+
+def _failed(rows: pd.DataFrame) -> Bools:
     """Not answered, or by somebody else than should have."""
-    return ((rows[f"status{suffix}"] >= 500) | rows[f"error{suffix}"].notna()).to_numpy(dtype=bool)
+    return ((rows["status"] >= 500) | rows["error"].notna()).to_numpy(dtype=bool)
 
 
 def _labelled(

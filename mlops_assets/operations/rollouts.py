@@ -26,13 +26,14 @@ from mlops_assets.core.rollout import (
 )
 from mlops_assets.core.sequential import Verdict
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial import Judged, Mode, Seen, Step, look, next_share, protocol_of
+from mlops_assets.core.trial import Judged, Mode, Seen, Step, judge_trial, next_share, protocol_of
 from mlops_assets.core.trial_facts import Trial, TrialBegan, TrialLooked, TrialStepped
 from mlops_assets.operations.carry_out import Carrier, NoRuns, Runs
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused, History, carry_out
 from mlops_assets.operations.rollback import roll_back
-from mlops_assets.operations.rollout_evidence import champion_p95, seen_in_bake, seen_in_trial, stamp_of, tripped
+from mlops_assets.operations.rollout_evidence import champion_p95, seen_in_bake, seen_in_trial, tripped
+from mlops_assets.operations.rollout_rows import stamp_of
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.whole_bundles import prove
 from mlops_assets.stores.bundles import BundleError
@@ -138,7 +139,7 @@ class Rollouts:
             why = f"version {under_way.began.version} is left to a person: its protocol knows no {mode}"
             return Advanced(why, None, under_way, stamp)
         seen = self._seen(under_way, history)
-        judged = look(protocol, mode, share, seen, under_way.said.get(mode, {}))
+        judged = judge_trial(protocol, mode, share, seen, under_way.said.get(mode, {}))
         looked = self._note(under_way, mode, share, seen, judged)
         under_way = self._trial(under_way)
         if judged.step == "keep looking":
@@ -306,7 +307,7 @@ def looks_again(began: TrialBegan, looks: Sequence[TrialLooked]) -> tuple[str, .
     said: dict[Mode, dict[str, Verdict]] = {}
     wrong = []
     for number, one in enumerate(looks, 1):
-        judged = look(began.protocol, one.stage, one.share, one.seen, said.get(one.stage, {}))
+        judged = judge_trial(began.protocol, one.stage, one.share, one.seen, said.get(one.stage, {}))
         if (judged.step, judged.looks) != (one.step, one.looks):
             wrong.append(f"look {number}: {judged.step} instead of {one.step}")
         said[one.stage] = judged.verdicts

@@ -2,7 +2,7 @@
 
 One folder per model: a file per plan, `<release>.json`, and `current`, which names the plan in force by number and
 SHA-256. A plan counts as published from the moment the pointer names it or a later one. What the next plan should be is
-the business of `core/rollout.py`.
+the business of `core/rollout`.
 """
 
 import hashlib

@@ -19,7 +19,7 @@ from mlops_assets.core.carrying import (
     held_back,
     next_step,
     of_runs,
-    outcome_of,
+    run_outcome,
     settled,
 )
 from mlops_assets.core.ledger import (
@@ -153,7 +153,7 @@ def test_what_is_held_back_begins_nothing_and_is_ended_all_the_same() -> None:
 def test_a_refusal_is_one_unless_drift_asked_and_nothing_is_better(
     gates: tuple[Gate, ...], trigger: str, outcome: str
 ) -> None:
-    assert outcome_of(run("failed", refused_by=gates), trigger, None)[0] == outcome
+    assert run_outcome(run("failed", refused_by=gates), trigger, None)[0] == outcome
 
 
 @given(st.lists(st.sampled_from(["succeeded", "failed", "lost"]), max_size=6), st.integers(1, 4))

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mlops_assets.core.rollout import Split, answers_with_challenger, trial
-from mlops_assets_tests.core.test_rollout import entrant, origin, two
+from mlops_assets.core.rollout import Split
 
 ENTITIES = [f"N{number}" for number in range(20_000)]
 
@@ -47,11 +46,3 @@ def test_it_is_the_keyed_hash_against_the_share_of_its_range() -> None:
 
 def test_half_a_surrogate_pair_is_a_key_too() -> None:
     assert Split("pepper", 1.0)("\ud800")
-
-
-def test_only_a_canary_answers() -> None:
-    plan = two()
-    assert not answers_with_challenger(plan, "N1")
-    assert not answers_with_challenger(trial(plan, entrant(7), "shadow", 1.0, origin(), "pepper"), "N1")
-    canary = trial(plan, entrant(7), "canary", 0.3, origin(), "pepper")
-    assert [answers_with_challenger(canary, one) for one in ENTITIES] == list(map(Split("pepper", 0.3), ENTITIES))

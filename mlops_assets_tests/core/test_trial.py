@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from mlops_assets.core.sequential import ArmSums, Batch, Differences, Errors, Values
-from mlops_assets.core.trial import Judged, Mode, Protocol, Seen, look, next_share, protocol_of
+from mlops_assets.core.trial import Judged, Mode, Protocol, Seen, judge_trial, next_share, protocol_of
 from mlops_assets.core.trial_facts import TrialBegan, TrialLooked, TrialStepped
 from mlops_assets_tests.core.examples import make_spec, numbers_spec
 
@@ -35,7 +35,7 @@ def at(
     **evidence: Batch,
 ) -> Judged:
     seen = Seen({name: (batch,) for name, batch in evidence.items()}, answered, waited_s, tripped)
-    return look(it or protocol(), mode, share, seen, said or {})
+    return judge_trial(it or protocol(), mode, share, seen, said or {})
 
 
 GOOD = Errors(1000, 30, 60)
@@ -72,11 +72,11 @@ def test_a_regression_has_a_quality_in_a_canary_only_where_a_loss_is_known():
 def test_a_protocol_goes_through_json_as_do_the_facts():
     began = TrialBegan(7, 3, 2, "run:1", protocol(metrics=[CONVERSION]))
     seen = Seen({"quality": (GOOD,), "loss": (EVEN_LOSS,)}, 12, 3.5)
-    judged = look(began.protocol, "shadow", 1.0, seen, {})
+    judged = judge_trial(began.protocol, "shadow", 1.0, seen, {})
     looked = TrialLooked("shadow", 1.0, seen, judged.looks, judged.step, judged.reason)
     for fact in (began, looked, TrialStepped("superseded", 8, "another")):
         assert msgspec.json.decode(msgspec.json.encode(fact), type=type(fact)) == fact
-    again = look(began.protocol, looked.stage, looked.share, looked.seen, {})
+    again = judge_trial(began.protocol, looked.stage, looked.share, looked.seen, {})
     assert (again.looks, again.step, again.reason) == (looked.looks, looked.step, looked.reason)
 
 
@@ -121,10 +121,10 @@ def test_a_canary_grows_step_by_step_and_never_against_the_evidence():
 def test_evidence_of_several_shares_is_judged_as_one():
     it = protocol()
     parts = (Errors(900, 14, 60, 0.05), Errors(4000, 200, 700, 0.25))
-    judged = look(it, "canary", 0.25, Seen({"quality": parts}, 200), {})
+    judged = judge_trial(it, "canary", 0.25, Seen({"quality": parts}, 200), {})
     assert judged.looks["quality"].samples == 4900
     assert judged.verdicts["quality"] == "not worse", "the first share alone would have said the contrary"
-    assert look(it, "canary", 0.05, Seen({"quality": parts[:1]}, 200), {}).looks["quality"].against > 3
+    assert judge_trial(it, "canary", 0.05, Seen({"quality": parts[:1]}, 200), {}).looks["quality"].against > 3
 
 
 def test_a_business_metric_must_speak_for_it_too():
@@ -145,13 +145,25 @@ def test_after_the_promotion_an_alarm_goes_on_until_the_time_is_over():
     assert at("bake", quality=GOOD).step == "keep looking"
     assert at("bake", quality=BAD).step == "roll back"
     assert at("bake", quality=GOOD, waited_s=7 * 86_400.0).step == "settle"
-    assert at("bake", waited_s=7 * 86_400.0).step == "settle"
+
+
+def test_a_bake_with_too_few_samples_goes_on_though_its_time_is_over():
+    """One without any evidence ended as settled."""
+    nothing = at("bake", waited_s=8 * 86_400.0)
+    assert (nothing.step, nothing.reason) == (
+        "keep looking", "too few samples: 0 of 200; the former champion stays until then",
+    )  # fmt: skip
+    few = Errors(199, 3, 4)
+    assert "199 of 200" in at("bake", quality=few, waited_s=8 * 86_400.0).reason
+    assert at("bake", quality=few + Errors(1, 0, 0), waited_s=8 * 86_400.0).step == "settle"
+    assert at("bake", quality=few, waited_s=86_400.0).reason == "undecided after 199 samples"
 
 
 @pytest.mark.parametrize(
     ("release", "why"),
     [
         ({"strategy": "shadow", "metrics": [CONVERSION]}, "need a canary"),
+        ({**BOTH, "metrics": [CONVERSION, {**CONVERSION, "name": "late"}]}, r"metrics\.1\.name\n.*'late' is the label"),
         ({**BOTH, "metrics": [CONVERSION, CONVERSION]}, "taken already"),
         ({**BOTH, "metrics": [{**CONVERSION, "name": "errors"}]}, "taken already"),
         ({**BOTH, "metrics": [{**CONVERSION, "matters": 2}]}, "must be less"),

@@ -13,7 +13,8 @@ from mlops_assets.core.sequential import Errors
 from mlops_assets.core.trial_facts import TrialBegan, TrialLooked
 from mlops_assets.operations import rollback
 from mlops_assets.operations.live_traffic import compact
-from mlops_assets.operations.rollout_evidence import TrialRows, seen_in_trial, tripped
+from mlops_assets.operations.rollout_evidence import seen_in_trial, tripped
+from mlops_assets.operations.rollout_rows import TrialRows
 from mlops_assets.operations.rollouts import Rollouts, looks_again
 from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
 from mlops_assets_tests.operations.trial_examples import CANARY, Trying
@@ -123,7 +124,7 @@ def test_of_an_entity_the_first_answer_counts(tmp_path: Path):
     seen = trying.trial.looked.seen
     [quality] = seen.evidence["quality"]
     assert isinstance(quality, Errors)
-    assert (quality.samples, quality.candidate, quality.share) == (200, 0, 0.2)
+    assert (quality.samples, quality.candidate, quality.share) == (200, 0, seen.answered / 2 / 200)
     assert 200 - quality.champion == seen.answered / 2, "all labelled answers of the challenger are told all the same"
 
 
@@ -253,6 +254,33 @@ def test_after_the_bake_time_the_standby_is_let_go(tmp_path: Path):
     assert trying.until_rest() == ["promote", "settle"]
     assert (trying.plan.champion.version, trying.plan.standby) == (2, None)
     assert not trying.trial.is_open
+
+
+def test_a_bake_with_too_few_samples_keeps_the_standby(tmp_path: Path):
+    """It was over when its time was, whatever had been compared."""
+    trying = promoted(tmp_path)
+    trying.log_real(20, truth_of=2)
+    trying.asked += 3 * 24 * 60
+    trying.log_real(20, truth_of=2)
+    said = trying.advance().said
+    assert "too few samples: 40 of 50; the former champion stays until then" in said
+    assert (trying.steps, trying.plan.standby is not None) == (["promote"], True)
+    trying.log_real(20, truth_of=2)
+    assert trying.until_rest() == ["promote", "settle"]
+
+
+def test_between_identical_versions_nothing_is_found_out_and_the_champion_stays(tmp_path: Path):
+    trying = Trying(tmp_path, shadow={"min_samples": 50, "max_samples": 300})
+    trying.start()
+    trying.log(299, identical=True)
+    assert trying.until_rest() == []
+    trying.log(1, identical=True)
+    assert trying.until_rest() == ["inconclusive"]
+    assert trying.trial.looked is not None
+    assert trying.trial.looked.reason == "quality inconclusive after 300 samples"
+    assert trying.trial.looked.seen.evidence["quality"] == (Errors(300, 0, 0),)
+    assert (trying.plan.champion.version, trying.plan.challenger, trying.plan.withdrawn) == (1, None, ())
+    assert_replays(trying)
 
 
 def test_values_fed_back_decide_too(tmp_path: Path):

@@ -1,6 +1,7 @@
 """A released model with a version on trial beside it, and a log in which each answers as well as a test says."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from mlops_assets.core.records import LabelRecord, PredictionRecord
 from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, Split, trial
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import predict
+from mlops_assets.core.trial import Seen
 from mlops_assets.core.trial_facts import Trial, TrialStepped
 from mlops_assets.operations.live_traffic import ingest
+from mlops_assets.operations.rollout_evidence import seen_in_trial
 from mlops_assets.operations.rollouts import Advanced, Rollouts
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.prediction_log import LogWriter
@@ -78,9 +81,19 @@ class Trying:
         return plan
 
     def log(
-        self, rows: int, champion: float = 0.8, challenger: float = 0.8, *, labels: bool = True, **changes: Any
+        self,
+        rows: int,
+        champion: float = 0.8,
+        challenger: float = 0.8,
+        *,
+        labels: bool = True,
+        identical: bool = False,
+        **changes: Any,
     ) -> None:
-        """So many requests, the next entities; both are right with these probabilities. Ends in the lake, in no table yet."""
+        """So many requests, the next entities; both are right with these probabilities. Ends in the lake, in no table yet.
+
+        Identical versions give the same answers in shadow.
+        """
         plan, now = self.plan, datetime.now(UTC)
         tried = plan.challenger
         records: list[Any] = []
@@ -108,7 +121,7 @@ class Trying:
             )
             records.append(record)
             if tried is not None and theirs and tried.mode == "shadow":
-                output = self._output(truth, challenger)
+                output = record.output if identical else self._output(truth, challenger)
                 shadow = {"version": tried.version, "bundle": tried.bundle, "role": "shadow", "output": output}
                 records.append(msgspec.structs.replace(record, **{**shadow, **changes}))
             elif answers:
@@ -177,3 +190,75 @@ class Trying:
         answer = truth if self.random.random() < right else 1 - truth
         probability = 0.75 if answer else 0.25
         return (1 - probability, probability)
+
+
+class Asked:
+    """Requests before a trial and, once it has begun, to both sides of it, written down one by one.
+
+    Each is a minute of event time and a second of service after the one before.
+    """
+
+    def __init__(self, home: Path, **release: Any) -> None:
+        self.trying = Trying(home, **release)
+        self.records: list[Any] = []
+        self.minutes = self.count = 0
+        self.first_served_at = datetime.now(UTC)
+
+    def begin(self) -> "Asked":
+        """Put version 2 on trial; from then on requests belong to the trial."""
+        self.trying.start()
+        self.trying.advance()
+        return self
+
+    def __call__(
+        self,
+        entity: str | None,
+        role: str = "champion",
+        error: str | None = None,
+        *,
+        status: int = 200,
+        wrong: bool = False,
+        minutes: int | None = None,
+        label: bool = True,
+        also_shadow: bool = False,
+    ) -> str:
+        """Ask about an entity; the label is 1 and known an hour later. Returns the request's id."""
+        plan, spec = self.trying.plan, self.trying.spec
+        self.minutes, self.count = self.minutes + 1, self.count + 1
+        at = spec.live_from + timedelta(minutes=self.minutes if minutes is None else minutes)
+        now, other = self.first_served_at + timedelta(seconds=self.count), plan.challenger
+        who = other if role == "challenger" and other is not None else plan.champion
+        record = PredictionRecord(
+            id=f"id-{self.count}",
+            model="delay",
+            version=who.version,
+            bundle=who.bundle,
+            release=plan.release,
+            rollout=plan.rollout,
+            role=role,  # type: ignore[arg-type]
+            event_time=at,
+            served_at=now,
+            entity=entity,
+            output=() if status != 200 else (0.75, 0.25) if wrong else (0.25, 0.75),
+            status=status,
+            error=error,
+        )
+        self.records.append(record)
+        if also_shadow and other is not None:
+            shadow = {"version": other.version, "bundle": other.bundle, "role": "shadow", "output": (0.75, 0.25)}
+            self.records.append(msgspec.structs.replace(record, **shadow))
+        if label:
+            self.records.append(LabelRecord("delay", "outcome", 1, at + timedelta(hours=1), now, id=record.id))
+        return record.id
+
+    def seen(self) -> Seen:
+        self.trying.write(*self.records)
+        self.records.clear()
+        return seen_in_trial(self.trying.spec, self.trying.stores, self.trying.trial, self.trying.history)
+
+    def entities(self, inside: bool, count: int) -> list[str]:
+        """Entities of the challenger's share, or of the champion's."""
+        plan = self.trying.plan
+        assert plan.challenger is not None
+        split = Split(plan.salt, plan.challenger.share)
+        return list(islice((name for name in map("E{}".format, range(10_000)) if split(name) == inside), count))

@@ -18,10 +18,13 @@ from mlops_assets_tests.serving.trials import (
     LIMITS,
     SOON,
     Failing,
+    Gated,
     break_version,
     change,
     changed,
+    identical_to_champion,
     loaded,
+    on_the_path,
     release_of,
     standby,
     trial_of,
@@ -148,6 +151,35 @@ class TestShadow:
         app.wait_for(lambda: loaded(app.home).challenger.counts.answered == 1)  # type: ignore[union-attr]
         assert loaded(app.home).counts.answered == 1
 
+    def test_an_identical_challenger_neither_delays_nor_changes_an_answer(self, app: AppUnderTest):
+        """What is done until an answer is sent is the same with it and without."""
+        request = {"features": {**FEATURES, "temp": None}, "entity": "N1", "id": "one"}
+        alone = on_the_path(app, request)
+        changed(app, challenger=identical_to_champion(app.home))
+        beside = on_the_path(app, request)
+        assert alone.before == beside.before == [
+            "the champion scores", "the answer is logged", "http.response.start", "http.response.body",
+        ]  # fmt: skip
+        assert (alone.after, beside.after) == ([], ["the challenger scores", "the shadow is logged"])
+        first, second = (msgspec.json.decode(one.body) for one in (alone, beside))
+        assert (first.pop("release"), second.pop("release")) == (1, 2)
+        assert first == second
+        _, champion, shadow = app.predictions()
+        assert (shadow.role, shadow.output) == ("shadow", champion.output)
+
+    def test_answers_are_given_while_the_challenger_does_not_come_to_an_end(self, home: Home):
+        slow = release_of(home, small_model(version=2, compiled=False))
+        change(home, challenger=Challenger(2, slow.bundle, "shadow", 1.0))
+        with AppUnderTest(home) as app:
+            gate = Gated(app.runtime.state.snapshot.models["delay"].beside.challenger.scorer)  # type: ignore[union-attr]
+            break_version(app, "challenger", gate)
+            assert [app.predict(FEATURES).json()["role"] for _ in range(20)] == ["champion"] * 20
+            assert {one.role for one in app.predictions()} == {"champion"}
+            assert app.runtime.shadows.rows == 20
+            gate.open.set()
+            app.shadowed()
+            assert [one.role for one in app.predictions()].count("shadow") == 20
+
     def test_a_share_of_the_entities_is_scored(self, app: AppUnderTest):
         changed(app, challenger=trial_of(app.home, 2, "shadow", 0.5))
         rows = [{"features": FEATURES, "entity": entity} for entity in ENTITIES]
@@ -261,13 +293,29 @@ class TestChallengerFails:
         assert {one.status_code for one in answers} == {200}
         assert {one.json()["role"] for one in answers} == {"champion"}
         assert scorer.asked == 4, "the breaker opens with the fourth failure"
-        assert [one.error for one in app.predictions()][:4] == ["challenger version 2: RuntimeError: a fault"] * 4
+        errors = [one.error for one in app.predictions()]
+        assert errors[:4] == ["challenger version 2: RuntimeError: a fault"] * 4
+        not_asked = "challenger version 2 is not asked: 4 of the last 4 requests failed, the last one raised an error"
+        assert errors[4:] == [not_asked] * 2
         app.wait_for(lambda: loaded(app.home).challenger.counts.failed == 4)  # type: ignore[union-attr]
         report = loaded(app.home)
         assert (report.counts.answered, report.counts.failed) == (6, 0)
         assert report.challenger is not None
         assert report.challenger.breaker.trips == 1
         assert "4 of the last 4 requests failed" in str(report.challenger.breaker.reason)
+
+    def test_of_rows_that_it_is_not_asked_for_the_record_says_so_and_of_no_others(self, app: AppUnderTest):
+        changed(app, challenger=trial_of(app.home, 2, "canary", 0.5), breaker=LIMITS)
+        break_version(app, "challenger", Failing())
+        for entity in [one for one in ENTITIES if INSIDE(one)][:4]:
+            app.predict(FEATURES, entity=entity)
+        rows = [{"features": FEATURES, "entity": entity} for entity in ENTITIES]
+        answer = app.post("/v1/models/delay/predict", {"rows": rows}).json()
+        assert (answer["model_version"], answer["role"]) == (1, "champion")
+        assert "role" not in answer["predictions"][0], "one version answered them all"
+        records = app.predictions()[4:]
+        assert [one.entity for one in records] == ENTITIES
+        assert [one.error is not None for one in records] == list(map(INSIDE, ENTITIES))
 
     def test_it_is_tried_again_and_asked_when_it_does_well(self, app: AppUnderTest):
         changed(app, challenger=trial_of(app.home, 2, "canary", 1.0), breaker=SOON)

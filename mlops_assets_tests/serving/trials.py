@@ -1,13 +1,18 @@
 """Plans with a challenger or a standby in a test's home, and versions that fail in the way a test asks for."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from functools import partial
+from threading import Event
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import pytest
 
 from mlops_assets.core.rollout import BreakerLimits, Challenger, Release, ReleasePlan, Standby
+from mlops_assets.core.scoring.scorer import Scorer
 from mlops_assets.serving.state import Beside, Place, Snapshot
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
@@ -23,10 +28,14 @@ __all__ = [
     "LIMITS",
     "SOON",
     "Failing",
+    "Gated",
+    "Path",
     "break_version",
     "change",
     "changed",
+    "identical_to_champion",
     "loaded",
+    "on_the_path",
     "release_of",
     "standby",
     "trial_of",
@@ -68,6 +77,90 @@ class Failing:
 
     def warm_up(self) -> None:
         pass
+
+
+class Gated:
+    """A scorer that comes to no end until its gate is opened."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.features, self.outputs = scorer.features, scorer.outputs
+        self.open = Event()
+        self._scorer = scorer
+
+    def score_rows(self, rows: Any) -> Any:
+        assert self.open.wait(60)
+        return self._scorer.score_rows(rows)
+
+    def score_row(self, row: Any) -> Any:
+        return self.score_rows([row])[0].tolist()
+
+    def warm_up(self) -> None:
+        pass
+
+
+class Watched:
+    """A scorer that says when it is asked."""
+
+    def __init__(self, scorer: Scorer, told: Callable[[], None]) -> None:
+        self.features, self.outputs = scorer.features, scorer.outputs
+        self._scorer, self._told = scorer, told
+
+    def score_rows(self, rows: Any) -> Any:
+        self._told()
+        return self._scorer.score_rows(rows)
+
+    def score_row(self, row: Any) -> Any:
+        self._told()
+        return self._scorer.score_row(row)
+
+    def warm_up(self) -> None:
+        pass
+
+
+class Path(NamedTuple):
+    """What was done for a request, before its answer was sent and after it, and the answer."""
+
+    before: list[str]
+    after: list[str]
+    body: bytes
+
+
+def on_the_path(app: AppUnderTest, request: dict[str, Any]) -> Path:
+    """Ask once, and see what is done for it in which order."""
+    told: list[str] = []
+    body = b""
+    champion = app.runtime.state.snapshot.models["delay"]
+    for place, one in (("champion", champion), *champion.beside.loaded.items()):
+        if place != "fallback":
+            break_version(app, place, Watched(one.scorer, partial(told.append, f"the {place} scores")))  # type: ignore[arg-type]
+    append = app.runtime.append_at_once
+
+    def logged(records: Any) -> None:
+        told.append(f"the {'shadow' if records[0].role == 'shadow' else 'answer'} is logged")
+        append(records)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": msgspec.json.encode(request)}
+
+    async def send(message: Any) -> None:
+        nonlocal body
+        told.append(message["type"])
+        body += message.get("body", b"")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/models/delay/predict", "headers": []}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.runtime, "append_at_once", logged)
+        app._runner.run(app.app(scope, receive, send))
+        app.shadowed()
+    end = told.index("http.response.body") + 1
+    return Path(told[:end], told[end:], body)
+
+
+def identical_to_champion(home: Home) -> Challenger:
+    """A version that answers as the first one does, in shadow."""
+    one = small_model()
+    other = release_of(home, replace(one, manifest=msgspec.structs.replace(one.manifest, version=2)))
+    return Challenger(other.version, other.bundle, "shadow", 1.0)
 
 
 def break_version(app: AppUnderTest, place: Place | Literal["champion"], scorer: Any) -> Any:

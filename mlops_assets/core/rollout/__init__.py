@@ -13,7 +13,7 @@ from mlops_assets.core.rollout.plan import (
     ReleasePlan,
     Standby,
 )
-from mlops_assets.core.rollout.routing import Split, answers_with_challenger
+from mlops_assets.core.rollout.routing import Split
 from mlops_assets.core.rollout.steps import (
     falling_back,
     forcing,
@@ -36,7 +36,6 @@ __all__ = [
     "ReleasePlan",
     "Split",
     "Standby",
-    "answers_with_challenger",
     "dismissed",
     "falling_back",
     "forcing",

@@ -2,8 +2,6 @@
 
 import hashlib
 
-from mlops_assets.core.rollout.plan import Challenger, ReleasePlan
-
 _BYTES = 8
 _WHOLE = 2.0 ** (8 * _BYTES)
 _MOST_SALT = hashlib.blake2b.MAX_KEY_SIZE
@@ -35,20 +33,6 @@ class Split:
         place = self._hash.copy()
         place.update(entity.encode("utf-8", "surrogatepass"))
         return int.from_bytes(place.digest()) < self._below
-
-
-def split_of(salt: str, challenger: Challenger) -> Split:
-    """The split that a plan with this salt and challenger asks for."""
-    return Split(salt, challenger.share)
-
-
-def answers_with_challenger(plan: ReleasePlan, entity: str) -> bool:
-    """Whether the plan lets the challenger answer for an entity, or for a request that names none by its id.
-
-    A challenger in shadow answers nobody.
-    """
-    trial = plan.challenger
-    return trial is not None and trial.mode == "canary" and split_of(plan.salt, trial)(entity)
 
 
 def require_salt(salt: str) -> None:

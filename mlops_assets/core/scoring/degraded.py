@@ -1,6 +1,6 @@
 """Answers under a plan that trusts less than everything: values taken for missing, and a constant in place of the model.
 
-Which features or whether, is the plan's to say (`core/rollout.py`).
+Which features or whether, is the plan's to say (`core/rollout`).
 """
 
 from collections.abc import Callable, Collection, Sequence

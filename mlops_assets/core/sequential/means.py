@@ -242,11 +242,12 @@ _Test = TypeVar("_Test", PairedMeans, ValueMeans)
 
 
 def log_evidence_above(
-    limit: Floats, samples: Floats, total: Floats, squares: Floats, reach: float, bets: Floats
+    limit: Floats, samples: Floats, total: Floats, squares: Floats, reach: float | Floats, bets: Floats
 ) -> Floats:
     """Logarithms of what each stake on "the mean of z is above the limit" has become, shape (n, bets); z >= -reach.
 
-    `samples`, `total`, `squares`: number of z, their sum and their sum of squares. They and `limit` are broadcast to shape (n,).
+    `samples`, `total`, `squares`: number of z, their sum and their sum of squares. They, `limit` and
+    `reach` are broadcast to shape (n,).
     """
     unit = reach + limit
     won = (total - samples * limit) / unit

@@ -110,6 +110,17 @@ class ModelSpec(Declaration):
         return self
 
     @model_validator(mode="after")
+    def _metrics_are_no_label(self) -> Self:
+        for position, metric in enumerate(self.release.metrics):
+            if metric.name == self.label.column:
+                raise mistake(
+                    ("release", "metrics", position, "name"),
+                    f"{metric.name!r} is the label: what is fed back under this name is a truth; choose another name",
+                    metric.name,
+                )
+        return self
+
+    @model_validator(mode="after")
     def _feeds_are_declared(self) -> Self:
         for position, feature in enumerate(self.features):
             if feature.feed is not None and feature.feed not in self.feeds:

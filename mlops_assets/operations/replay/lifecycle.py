@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pandas as pd
 
-from mlops_assets.core.carrying import Gate, KnownRun, outcome_of
+from mlops_assets.core.carrying import Gate, KnownRun, run_outcome
 from mlops_assets.core.ledger import Outcome
 from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.core.schema import validate
@@ -47,7 +47,7 @@ def train_and_release(
             Gate(one.gate, f"{one.value:.5g}, limit {one.limit:.5g}") for one in evaluation.gates if not one.passed
         )
         run = KnownRun("replay", "failed", 1, gates or (Gate("released", str(refusal)),))
-        return *outcome_of(run, request.trigger, None), None
+        return *run_outcome(run, request.trigger, None), None
     plan, is_new = plan_release(asked, stores, candidate, evaluation, final, "replay", watched=watched)
     if not is_new:
         return "unchanged", "the champion is that very model", None
