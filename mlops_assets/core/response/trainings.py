@@ -26,11 +26,10 @@ def came_to(record: Record, training: Decision) -> CameTo:
     A version that its trial dismissed, or that was taken back after its promotion, is one that was "refused", as if by a gate.
     Where the trial ended "undecided" nothing has got better; one that something else has ended says nothing ("abandoned").
     """
-    if training.outcome is None:
-        return "rejected"
+    # A run may have been given up on after it had put a version on trial: the trial tells all the same.
     trial = trial_of(record, training)
-    if training.outcome != "on trial" or trial is None:
-        return training.outcome
+    if trial is None:
+        return training.outcome or "rejected"
     step = None if trial.stepped is None else trial.stepped.step
     if step == "roll back" or (step == "dismiss" and not trial.promoted):
         return "refused"
