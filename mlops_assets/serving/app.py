@@ -6,16 +6,17 @@ Unknown paths end here, because BentoML's metrics keep a label for each path the
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 import uuid_utils
 
+from mlops_assets.core.records import Record
 from mlops_assets.serving import v2
 from mlops_assets.serving.asking import Turn, score
 from mlops_assets.serving.describe import LiveModelsAnswer, describe
-from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door
+from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door, headers_of
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.feedback import label_records
 from mlops_assets.serving.json_logs import about
@@ -23,7 +24,7 @@ from mlops_assets.serving.metrics import RequestMetrics, count_labels
 from mlops_assets.serving.openapi import DOCS_FILES, DOCS_PAGE, openapi_document, request_schema
 from mlops_assets.serving.predict import count_predictions, failure_record, records_and_answer
 from mlops_assets.serving.runtime import ServingRuntime
-from mlops_assets.serving.shedding import SHED
+from mlops_assets.serving.shedding import DEADLINE_HEADER, SHED
 from mlops_assets.serving.state import LiveModel, Snapshot
 from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.serving.tracing import Traces, open_traces
@@ -42,7 +43,7 @@ _PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 _BENTOML_PATHS = frozenset({"/metrics", "/schema.json", *DOCS_FILES})
 _JSON = b"application/json"
 _NO_HEADERS: tuple[tuple[bytes, bytes], ...] = ()
-_DEBUG = (b"x-mlops-debug", b"1")
+_DEBUG = b"x-mlops-debug"
 _HTML = b"text/html; charset=utf-8"
 # What a key must be allowed to do, by route; any key opens the others.
 _PERMISSIONS: dict[str, Permission] = {
@@ -196,7 +197,7 @@ class ServingApp:
         turn.ended(status, seconds)
         if failure is None and shedder.learns:
             shedder.answered(model, turn.scoring_s)
-        if _DEBUG in scope["headers"] and failure is None:
+        if failure is None and headers_of(scope).get(_DEBUG) == b"1":
             headers = (*headers, (b"x-mlops-release", turn.header))
         await _send(send, status, body, content_type, headers)
         if turn.shadow is not None and failure is None:
@@ -206,7 +207,8 @@ class ServingApp:
         """Raise the refusal of a request that would wait too long. It is not read, counted for the model, and not logged."""
         # By its own name only where there is such a model: callers must not make labels.
         live = self._runtime.state.snapshot.models.get(model)
-        refusal = self._runtime.shedder.refusal("" if live is None else model, scope["headers"])
+        deadline = headers_of(scope).get(DEADLINE_HEADER)
+        refusal = self._runtime.shedder.refusal("" if live is None else model, deadline)
         if refusal is not None:
             if live is not None and route in _PREDICTING:
                 live.counter.observe(refusal.status, 0.0)
@@ -238,7 +240,10 @@ class ServingApp:
         runtime = self._runtime
         scored = await score(turn, body, runtime.settings, runtime.means)
         records, answer = records_and_answer(scored, scope["mlops.started"])
-        await self._append(model, records)
+        if runtime.waits_for_disk:
+            await self._append(model, records)
+        else:
+            self._append_at_once(model, records)
         count_predictions(turn, records)
         return answer
 
@@ -315,13 +320,22 @@ class ServingApp:
     async def _unknown(self, _model: str, scope: Scope, _receive: Receive) -> bytes:
         raise Refusal(404, "not_found", "there is no such path: GET /openapi.json lists those there are")
 
-    async def _append(self, model: str, records: Any) -> None:
+    async def _append(self, model: str, records: Sequence[Record]) -> None:
         try:
             await self._runtime.append(records)
         except LogError as error:
-            logger.error("Answering 503: %s", error, extra=about(self._runtime.state.snapshot.models.get(model)))
-            message = "the answer could not be logged and is therefore not given"
-            raise Refusal(503, "not_logged", message, headers=((b"retry-after", b"1"),)) from error
+            raise self._not_logged(model, error) from error
+
+    def _append_at_once(self, model: str, records: Sequence[Record]) -> None:
+        try:
+            self._runtime.append_at_once(records)
+        except LogError as error:
+            raise self._not_logged(model, error) from error
+
+    def _not_logged(self, model: str, error: LogError) -> Refusal:
+        logger.error("Answering 503: %s", error, extra=about(self._runtime.state.snapshot.models.get(model)))
+        message = "the answer could not be logged and is therefore not given"
+        return Refusal(503, "not_logged", message, headers=((b"retry-after", b"1"),))
 
     async def _log_failure(self, model: str, route: str, scope: Scope, refusal: Refusal) -> None:
         """Leave a record of a predict request that got no prediction, where the model is known."""

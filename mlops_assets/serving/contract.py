@@ -62,8 +62,11 @@ class OneOrMany(Generic[T]):
     def decode(self, body: bytes, max_items: int) -> tuple[list[T], bool]:
         """Decode a body; also tells whether it was a list. Raises `Refusal` naming the field."""
         try:
+            return [self._one.decode(body)], False
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if self._is_many(body) is None:
-                return [self._one.decode(body)], False
+                raise refusal_of(error, body) from None
+        try:
             items: list[T] = getattr(self._many.decode(body), self._key)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise refusal_of(error, body) from None
@@ -132,7 +135,8 @@ class RowContract:
                     field = self._decoder.path("rows", index, many, f"features.{self._names[position]}")
                     raise Refusal(422, "invalid_value", f"expected a whole number, got {value!r}", field)
         for index, item in enumerate(items):
-            item.event_time = in_utc(item.event_time, self._decoder.path("rows", index, many, "event_time"))
+            if item.event_time is not None and item.event_time.tzinfo is not UTC:
+                item.event_time = in_utc(item.event_time, self._decoder.path("rows", index, many, "event_time"))
         if many:
             _require_distinct_ids(items)
         return items, raw, many

@@ -26,6 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 
 KEY_ID = "mlops.key"
 BODY = "mlops.body"
+_HEADERS = "mlops.headers"
 
 logger = logging.getLogger("bentoml.mlops_assets.door")
 
@@ -61,6 +62,7 @@ class Door:
         self._known = _Known()
         self._arriving: dict[asyncio.Task[Any], float] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
         """Read the keys and begin to watch them.
@@ -72,6 +74,7 @@ class Door:
         ApiKeysDamaged
             When the keys cannot be read.
         """
+        self._loop = asyncio.get_running_loop()
         if self._asks:
             await asyncio.to_thread(self._store.ensure_internal, datetime.now(UTC))
             await asyncio.to_thread(self._load)
@@ -98,13 +101,11 @@ class Door:
         """
         if not self._asks:
             return
-        known = self._known
-        for name, value in scope["headers"]:
-            if name == b"authorization" or name == b"x-api-key":
-                found = known.verified.get(hash(value))
-                if found is not None and compare_digest(found[0], value) and time.time() < found[2]:
-                    key = found[1]
-                    break
+        known, headers = self._known, headers_of(scope)
+        value = headers.get(b"authorization") or headers.get(b"x-api-key") or b""
+        found = known.verified.get(hash(value))
+        if found is not None and compare_digest(found[0], value) and time.time() < found[2]:
+            key = found[1]
         else:
             key = _verify(known, scope)
         if permission is not None and permission not in key.scopes:
@@ -129,19 +130,18 @@ class Door:
         if BODY in scope:
             turned_into: bytes = scope[BODY]
             return turned_into
-        limit = self._settings.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                if not value.isdigit():
-                    raise Refusal(400, "malformed_request", "Content-Length is not a number", headers=(_CLOSE,))
-                if len(value) > 18 or int(value) > limit:
-                    raise _too_large(limit)
-            elif name == b"content-type":
-                if value.partition(b";")[0].strip().lower() not in types:
-                    raise Refusal(415, "not_json", "send the body as JSON, with 'Content-Type: application/json'")
-            elif name == b"content-encoding" and value != b"identity":
-                raise Refusal(415, "encoded_body", "send the body as it is, without a content encoding")
-        task = asyncio.current_task()
+        limit, headers = self._settings.max_body_bytes, headers_of(scope)
+        length, kind = headers.get(b"content-length"), headers.get(b"content-type")
+        if length is not None:
+            if not length.isdigit():
+                raise Refusal(400, "malformed_request", "Content-Length is not a number", headers=(_CLOSE,))
+            if len(length) > 18 or int(length) > limit:
+                raise _too_large(limit)
+        if kind is not None and kind not in types and kind.partition(b";")[0].strip().lower() not in types:
+            raise Refusal(415, "not_json", "send the body as JSON, with 'Content-Type: application/json'")
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise Refusal(415, "encoded_body", "send the body as it is, without a content encoding")
+        task = asyncio.current_task(self._loop)  # to ask for the running loop is a system call
         assert task is not None
         # A timer per request costs more than all else that is done here, so that one sweep looks after all that wait.
         self._arriving[task] = time.monotonic() + self._settings.body_seconds
@@ -181,6 +181,14 @@ class Door:
         self._known = _Known(KeyRing(self._store.all()))
         # Only now: what could not be read is read again at the next look.
         self._stamp = stamp
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The headers of a request by name; of one that is sent twice, the last. Made once."""
+    headers: dict[bytes, bytes] | None = scope.get(_HEADERS)
+    if headers is None:
+        headers = scope[_HEADERS] = dict(scope["headers"])
+    return headers
 
 
 def require_keys_or_loopback(host: str, auth: str) -> None:

@@ -31,6 +31,7 @@ from mlops_assets.stores.workers import WorkerStore
 logger = logging.getLogger("bentoml.mlops_assets.runtime")
 
 HOUSEKEEPING_SECONDS = 1.0
+_YOUNG_OBJECTS = 20_000
 
 
 class ServingRuntime:
@@ -72,6 +73,8 @@ class ServingRuntime:
         # What is loaded by now stays: the collector need not walk it again while requests wait.
         gc.collect()
         gc.freeze()
+        # A request makes some hundred objects and no cycles: to look for cycles every few requests finds nothing.
+        gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
     async def stop(self) -> None:
         self.shedder.stop()
@@ -84,18 +87,28 @@ class ServingRuntime:
         flush_tallies()
         gc.unfreeze()
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether to write to the log takes so long that others should be answered meanwhile."""
+        assert self._log is not None
+        return self._log.durable
+
     async def append(self, records: Sequence[Record]) -> None:
         """Write records to the log; they are safe when this returns. Raises `LogError` when they cannot be written."""
+        if not self.waits_for_disk:
+            self.append_at_once(records)
+            return
+        self._log_waiting += len(records)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self.pool, self.append_at_once, records)
+        finally:
+            self._log_waiting -= len(records)
+
+    def append_at_once(self, records: Sequence[Record]) -> None:
+        """`append` in this thread."""
         assert self._log is not None
         try:
-            if self._log.durable:
-                self._log_waiting += len(records)
-                try:
-                    await asyncio.get_running_loop().run_in_executor(self.pool, self._log.append, records)
-                finally:
-                    self._log_waiting -= len(records)
-            else:
-                self._log.append(records)
+            self._log.append(records)
         except LogError:
             count_log_failure()
             raise

@@ -11,6 +11,7 @@ from typing import Any
 import bentoml
 
 from mlops_assets.serving.app import ServingApp
+from mlops_assets.serving.http_protocol import join_writes
 from mlops_assets.serving.json_logs import log_as_json
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.settings import ServingSettings
@@ -27,6 +28,7 @@ class PredictorService(bentoml.Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> ServingApp:
         # uvicorn formats a line per request before it finds that nobody reads it; our metrics and log say more.
         logging.getLogger("uvicorn.access").propagate = False
+        join_writes()
         settings = ServingSettings.from_environment()
         if settings.log_format == "json":
             log_as_json()

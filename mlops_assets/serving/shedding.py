@@ -7,7 +7,7 @@ behind it. What is turned away is counted and not logged: under overload the log
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.metrics import count_shed
@@ -83,8 +83,8 @@ class Shedder:
         if self._timer is not None:
             self._timer.cancel()
 
-    def refusal(self, model: str, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
-        """Why a request is turned away, counted; None where it is taken in.
+    def refusal(self, model: str, deadline: bytes | None = None) -> Refusal | None:
+        """Why a request is turned away, counted; None where it is taken in. `deadline` is the value of its `DEADLINE_HEADER`.
 
         A wrong deadline is told with 400, everything else with 503 and when to come back.
         """
@@ -101,10 +101,7 @@ class Shedder:
         queue = self._queue_s(model)
         if waited + queue > self._max_wait_s:
             return _turned_away("queue", model)
-        for name, value in headers:
-            if name == DEADLINE_HEADER:
-                return self._late(model, value, waited + queue)
-        return None
+        return None if deadline is None else self._late(model, deadline, waited + queue)
 
     def answered(self, model: str, scoring_s: float) -> None:
         """Learn how long scoring takes."""

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
-from mlops_assets.serving.shedding import DEADLINE_HEADER, Shedder
+from mlops_assets.serving.shedding import Shedder
 from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.stores.home import Home
 from mlops_assets_tests.serving.factory import release, small_model
@@ -31,8 +31,7 @@ def shedder(clock: Clock, max_wait_s: float = 0.5, max_in_flight: int = 10, queu
 
 
 def asked(one: Shedder, deadline: bytes | None = None) -> tuple[int, str] | None:
-    headers = [(b"host", b"x"), *([] if deadline is None else [(DEADLINE_HEADER, deadline)])]
-    refusal = one.refusal("delay", headers)
+    refusal = one.refusal("delay", deadline)
     return None if refusal is None else (refusal.status, refusal.message)
 
 

@@ -1,10 +1,16 @@
 """Which values of a raw row were filled, and which lie outside of what the model knows: for the reply, the log, the monitors."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from operator import contains, ge, itemgetter, le
+from typing import Any
 
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan
 
 Value = float | int | bool | str | None
+Flags = tuple[tuple[str, ...], tuple[str, ...]]
+
+_NOTHING: Flags = ((), ())
 
 
 def imputed_features(
@@ -28,8 +34,15 @@ class DomainIndex:
             (feature.name, feature.name in kept, feature.minimum, feature.maximum, _levels(feature))
             for feature in contract
         )
+        bounded = [place for place, feature in enumerate(contract) if feature.type != "category"]
+        levelled = [place for place, feature in enumerate(contract) if _levels(feature) is not None]
+        others = set(range(len(contract))) - {*bounded, *levelled}
+        self._bounded, self._levelled, self._others = map(_picker, (bounded, levelled, sorted(others)))
+        self._minima = tuple(_or(contract[place].minimum, -math.inf) for place in bounded)
+        self._maxima = tuple(_or(contract[place].maximum, math.inf) for place in bounded)
+        self._levels = tuple(self._features[place][4] or frozenset() for place in levelled)
 
-    def flags(self, row: Sequence[Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def flags(self, row: Sequence[Value]) -> Flags:
         """Names of the imputed features, and of those out of the known domain.
 
         Parameters
@@ -37,6 +50,8 @@ class DomainIndex:
         row
             Raw values in the order of the contract; None or NaN where missing. A missing value is never out of the domain.
         """
+        if self._is_ordinary(row):
+            return _NOTHING
         imputed: list[str] = []
         outside: list[str] = []
         for value, (name, kept, minimum, maximum, levels) in zip(row, self._features, strict=True):
@@ -50,6 +65,30 @@ class DomainIndex:
                 outside.append(name)
         return tuple(imputed), tuple(outside)
 
+    def _is_ordinary(self, row: Sequence[Value]) -> bool:
+        """Whether nothing is missing and all is in the known domain, found in a fraction of the time; False where unsure."""
+        numbers: Any = self._bounded(row)
+        try:
+            # NaN is at no side of any bound.
+            return (
+                all(map(ge, numbers, self._minima))
+                and all(map(le, numbers, self._maxima))
+                and all(map(contains, self._levels, self._levelled(row)))
+                and None not in self._others(row)
+            )
+        except TypeError:  # None has no order
+            return False
+
 
 def _levels(feature: FeatureContract) -> frozenset[str] | None:
     return frozenset(feature.levels) if feature.type == "category" and feature.levels is not None else None
+
+
+def _or(bound: float | None, otherwise: float) -> float:
+    return otherwise if bound is None else bound
+
+
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Value]], tuple[Value, ...]]:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda row: tuple(row[place] for place in places)
