@@ -20,10 +20,20 @@ SHIFTS: Final = {
     "new1": "1 % of a new category",
 }
 
+SEQUENTIAL_TESTS: Final = {
+    "discordant": "errors of pairs",
+    "attribution": "errors of a canary",
+    "attribution_interrupted": "errors of a canary that is not asked for a third of the time",
+    "eprocess": "alarm after the promotion",
+    "paired_means": "mean losses of pairs",
+    "means": "values of a canary",
+    "means_interrupted": "values of a canary that is not asked for a third of the time",
+}
+
 
 def main() -> None:
     """Write the page, from the results that are there."""
-    parts = [HEAD, *_speed(), *_drift(), *_estimation(), *_decay()]
+    parts = [HEAD, *_speed(), *_drift(), *_estimation(), *_decay(), *_sequential()]
     TARGET.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -122,6 +132,16 @@ def _decay() -> Iterable[str]:
     yield from _table(header, rows)
 
 
+def _sequential() -> Iterable[str]:
+    found = _results("sequential")
+    yield SEQUENTIAL
+    rows = [
+        (title, *(_f(found, f"{figure}_{test}") for figure in ("alpha", "beta", "sample_ratio")))
+        for test, title in SEQUENTIAL_TESTS.items()
+    ]
+    yield from _table(("", "alpha", "beta", "samples over the fixed ones"), rows)
+
+
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
     yield "| " + " | ".join(header) + " |"
     yield "|" + " --- |" * len(header)
@@ -139,10 +159,10 @@ def _f(found: dict[str, float], name: str) -> str:
     return "–" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-HEAD = """# Benchmarks of the monitors
+HEAD = """# Benchmarks of the monitors, and of the tests of releases
 
 Written by `python -m benchmarks.document` from `benchmarks/results/*.json`, which `make bench-monitoring` writes (in an
-environment of its own, with the peers). Everybody is measured in
+environment of its own, with the peers) and, for releases, `make bench-sequential`. Everybody is measured in
 one run on the same machine, each in a process of its own and on one core; a shared machine with two cores, so that ratios say
 more than seconds.
 """
@@ -168,6 +188,12 @@ Mean absolute error of the estimated against the realised AUC, and time.
 DECAY = """
 ## Decay with labels: `make bench-labelled-decay`
 Mean number of windows until the alarm when 2 / 5 / 10 % of the labels are flipped (21 = never), and false alarms before.
+"""
+SEQUENTIAL = """
+## Tests of a release: `make bench-sequential`
+Made-up rollouts of good and of bad candidates at error rates that swing; each test's worst situation, nominal 5 % both. `beta`
+of the alarm is what it misses. How they do on real flights is in `benchmarks/results/sequential.json` (`real_...`; there canaries go by
+the declared share).
 """
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Stale models were fitted on January and February, fresh ones on March to August;
 - *In order*: the stale model is the candidate, rows come in their real order. How often it is promoted is reported and not judged:
   it was fitted on winter months, and is no worse on air times from November on. A test answers for the time it saw.
 
-Used by `sequential.py`, which see.
+Nobody is left out of a canary here, which goes by the declared share. Used by `sequential.py`, which see.
 """
 
 import functools
