@@ -192,8 +192,8 @@ Mean number of windows until the alarm when 2 / 5 / 10 % of the labels are flipp
 SEQUENTIAL = """
 ## Tests of a release: `make bench-sequential`
 Made-up rollouts of good and of bad candidates at error rates that swing; each test's worst situation, nominal 5 % both. `beta`
-of the alarm is what it misses. How they do on real flights is in `benchmarks/results/sequential.json` (`real_...`; there canaries go by
-the declared share).
+of the alarm is what it misses. How they do on real flights is in `benchmarks/results/sequential.json` (`real_...`; there
+canaries go by the declared share).
 """
 
 if __name__ == "__main__":
