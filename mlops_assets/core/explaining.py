@@ -3,7 +3,7 @@
 Any scorer will do, compiled or not. Nothing here knows of requests; who may ask, and how often, is told in `serving/explain.py`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -143,17 +143,28 @@ def attribute(manifest: Manifest, scorer: Scorer, background: Background, row: S
     contributions = np.zeros(len(row))
     if not len(game.varying):
         return game.attribution(game.value, contributions)
+    base, contributions[game.varying] = _shapley(game.answers, game.sources)
+    return game.attribution(base, contributions)
+
+
+def warm_up() -> None:
+    """Import `shap` and let it compile what it needs, which takes seconds. Raises `NotInstalled`."""
+    for count in (2, 12):
+        _shapley(lambda sources: sources.sum(axis=1), np.ones((2, count)))
+
+
+def _shapley(answers: Callable[[Floats], Floats], sources: Floats) -> tuple[float, Floats]:
+    """The mean answer to the background's sources (n, v), and what it adds to take each column from source 0 instead, (v,)."""
     shap = _shap()
-    masker = shap.maskers.Independent(game.sources, max_samples=len(game.sources))
-    count = len(game.varying)
+    masker = shap.maskers.Independent(sources, max_samples=len(sources))
+    count = sources.shape[1]
     evaluations = PERMUTATIONS * (2 * count + 1)
     own = np.zeros((1, count))
     if 2**count <= evaluations:
-        found = shap.ExactExplainer(game.answers, masker)(own, max_evals=2**count, silent=True)
+        found = shap.ExactExplainer(answers, masker)(own, max_evals=2**count, silent=True)
     else:
-        found = shap.PermutationExplainer(game.answers, masker, seed=_SEED)(own, max_evals=evaluations, silent=True)
-    contributions[game.varying] = found.values[0]
-    return game.attribution(float(found.base_values[0]), contributions)
+        found = shap.PermutationExplainer(answers, masker, seed=_SEED)(own, max_evals=evaluations, silent=True)
+    return float(found.base_values[0]), found.values[0]
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,31 @@
 """The process that explanations are made in, and how a worker asks it. Which answers are explained is told in `explain.py`.
 
 `shap` takes seconds of processor time and some 200 MB to import: in the worker's own process, answers would wait for that. The
-process is started with the first explanation and ends when nobody asks for long, or when the worker does, for then its input ends.
-Both sides write frames: four bytes of length, and MessagePack.
+process is started with the first explanation and ends when nobody asks for long, or with the worker. Both sides write frames: four
+bytes of length, and MessagePack.
 """
 
+import contextlib
 import os
 import select
 import subprocess
 import sys
+import threading
+import time
 from typing import IO
 
 import msgspec
 
-from mlops_assets.core.explaining import Attribution, CannotExplain, NotInstalled, Question, answer
+from mlops_assets.core.explaining import Attribution, CannotExplain, NotInstalled, Question, answer, warm_up
 from mlops_assets.core.scoring.scorer import ScorerError
 
 IDLE_SECONDS = 600.0
 WORK_SECONDS = 60.0
+START_SECONDS = 600.0  # it needs ten seconds of a core that is not busy, and gives way to all that is
 
-_NICE = 10
+_NICE = 5
 _LENGTH = 4
+_LOOK_SECONDS = 1.0
 
 
 class ExplainerFailed(RuntimeError):
@@ -84,14 +89,17 @@ class ExplainProcess:
         if self._closed:
             raise ExplainerFailed("the service ends")
         path = os.pathsep.join(folder for folder in sys.path if folder)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(self._idle_seconds)],
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(self._idle_seconds), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # an interrupt in a terminal is the worker's to handle
         )
-        return self._process
+        assert process.stdout is not None
+        if select.select([process.stdout], [], [], START_SECONDS)[0]:
+            _read(process.stdout)
+        return process
 
     def _ask(self, process: "subprocess.Popen[bytes]", question: bytes) -> bytes | None:
         """The reply; None where the process is gone."""
@@ -112,7 +120,8 @@ _RAISED: dict[str, type[Exception]] = {one.__name__: one for one in (CannotExpla
 
 
 def serve(questions: IO[bytes], answers: IO[bytes], idle_seconds: float) -> None:
-    """Answer until no more is asked."""
+    """Say with an empty frame that it can begin, and answer until no more is asked."""
+    _write(answers, b"")
     while select.select([questions], [], [], idle_seconds)[0]:
         asked = _read(questions)
         if asked is None:
@@ -126,6 +135,13 @@ def _answer(question: Question) -> Answer:
     except tuple(_RAISED.values()) as error:
         name = next(name for name, one in _RAISED.items() if isinstance(error, one))
         return Answer(raised=name, message=str(error))
+
+
+def _end_with(worker: int) -> None:
+    """Its input ends with the worker too; to notice that it would have to be waiting for a question."""
+    while os.getppid() == worker:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(0)
 
 
 def _write(stream: IO[bytes], frame: bytes) -> None:
@@ -144,8 +160,11 @@ def _read(stream: IO[bytes]) -> bytes | None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     os.nice(_NICE)
     # Whatever a library prints is no answer.
     answering = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    with contextlib.suppress(NotInstalled):  # whoever asks is told
+        warm_up()
     serve(sys.stdin.buffer, answering, float(sys.argv[1]))

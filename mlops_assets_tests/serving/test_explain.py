@@ -4,6 +4,7 @@ A stand-in attributes, which takes no seconds to start; the process that does is
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from mlops_assets.core.rollout import Challenger, Standby
 from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.serving.explain import Explainer
-from mlops_assets.serving.explain_process import ExplainerFailed
+from mlops_assets.serving.explain_process import ExplainerFailed, serve
 from mlops_assets.stores.api_keys import ApiKeyStore, Permission
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
@@ -344,3 +345,27 @@ class Held:
         self.asked.set()
         assert self.go_on.wait(20)
         return one_after_the_other(question)
+
+
+def test_the_process_answers_until_no_more_is_asked_or_nobody_asks_for_long():
+    model = explained_model()
+    files = {**model.files, "background.json": b"{}"}
+    asked = msgspec.msgpack.encode(Question("no background", model.manifest, files, (), ()))
+    (reader, writer), (replies, answering) = os.pipe(), os.pipe()
+    with (
+        os.fdopen(writer, "wb") as questions,
+        os.fdopen(answering, "wb") as answers,
+        os.fdopen(reader, "rb") as incoming,
+    ):
+        questions.write(len(asked).to_bytes(4, "big") + asked)
+        questions.flush()
+        serve(incoming, answers, idle_seconds=0.01)
+        questions.close()
+        serve(incoming, answers, idle_seconds=60)
+    with os.fdopen(replies, "rb") as told:
+        ready, size = told.read(4), int.from_bytes(told.read(4), "big")
+        reply, ready_again = told.read(size), told.read()
+    assert ready == ready_again == bytes(4)
+    error = msgspec.msgpack.decode(reply)
+    assert error["raised"] == "CannotExplain"
+    assert error["message"].startswith("background.json: ")
