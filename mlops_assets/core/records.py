@@ -9,7 +9,7 @@ Role = Literal["champion", "challenger", "standby", "fallback", "shadow"]
 SHADOW: Role = "shadow"
 
 
-class PredictionRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="prediction", omit_defaults=True):
+class PredictionRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="prediction", omit_defaults=True, gc=False):
     """One answer of one version, appended before the reply. Unique per (id, role, version).
 
     What a caller asked and was answered has any role but `shadow`: a challenger's (canary), a standby's in the champion's place, or
@@ -42,7 +42,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="predi
     probe: bool = False
 
 
-class LabelRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="label", omit_defaults=True):
+class LabelRecord(msgspec.Struct, frozen=True, tag_field="kind", tag="label", omit_defaults=True, gc=False):
     """A truth that came in: for a prediction id, or for an entity at an event time. A correction has a higher revision."""
 
     model: str

@@ -18,7 +18,7 @@ _ENCODE = msgspec.json.Encoder().encode
 _DEGRADED = frozenset({"standby", "fallback"})
 
 
-class Outcome(msgspec.Struct):
+class Outcome(msgspec.Struct, gc=False):
     """What was answered for one row; `probability` is that of the positive (last) class of two.
 
     Who answered it is said where the rows of one request were answered by several.
@@ -34,7 +34,7 @@ class Outcome(msgspec.Struct):
     role: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class OneAnswer(msgspec.Struct):
+class OneAnswer(msgspec.Struct, gc=False):
     """The answer to a request with one row; `degraded` is said when neither champion nor challenger gave it."""
 
     prediction_id: str

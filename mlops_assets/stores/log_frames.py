@@ -127,10 +127,11 @@ def _end_of_frame(view: memoryview, offset: int) -> int:
 
 def _require_zones(record: Record) -> None:
     if isinstance(record, LabelRecord):
-        times = (record.received_at, record.observed_at, record.event_time or record.received_at)
+        told = record.event_time or record.received_at
+        missing = record.received_at.tzinfo is None or record.observed_at.tzinfo is None or told.tzinfo is None
     else:
-        times = (record.served_at, record.event_time, record.served_at)
-    if times[0].tzinfo is None or times[1].tzinfo is None or times[2].tzinfo is None:
+        missing = record.served_at.tzinfo is None or record.event_time.tzinfo is None
+    if missing:
         raise ValueError(f"{record.model}: record {record.id} has a time without a time zone")
 
 
