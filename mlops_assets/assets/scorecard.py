@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from mlops_assets.core.scorecard import Card, Figure, Scorecard
+from mlops_assets.core.scorecard_values import Card, Figure, Scorecard
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.models import declared_models
 from mlops_assets.operations.scorecard import lines_of, make_scorecard

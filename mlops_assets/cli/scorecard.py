@@ -14,7 +14,7 @@ from rich.table import Table
 from mlops_assets.stores.home import Home
 
 if TYPE_CHECKING:
-    from mlops_assets.core.scorecard import Scorecard
+    from mlops_assets.core.scorecard_values import Scorecard
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 _DATES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]

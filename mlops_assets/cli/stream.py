@@ -36,7 +36,8 @@ def stream(
     if importlib.util.find_spec("nats") is None:
         _stop("nats-py is not installed: install mlops-assets[streaming]")
     from mlops_assets.serving.settings import ServingSettings
-    from mlops_assets.serving.stream import StreamRefused, StreamScorer, StreamSettings
+    from mlops_assets.serving.stream import StreamScorer
+    from mlops_assets.serving.stream_nats import StreamRefused, StreamSettings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     out = subject_out or f"predictions.{model}"

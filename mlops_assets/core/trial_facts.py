@@ -1,6 +1,6 @@
 """What the ledger holds of trials, and the state of one that follows.
 
-What is tested and what follows from it is told in `core/trial.py`; the fold over all facts is that of `core/ledger.py`.
+What is tested and what follows from it is told in `core/trial.py`; the fold over all facts is that of `core/ledger_fold.py`.
 """
 
 from datetime import datetime

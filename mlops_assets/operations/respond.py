@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from mlops_assets.core.ledger import Entry, Fact, Joined, Opened, Record, Resolved
+from mlops_assets.core.ledger_fold import with_entry
 from mlops_assets.core.monitoring.health import Former
 from mlops_assets.core.response import LOOK_BACK, Champion, Response, Signal, Situation, respond
 from mlops_assets.core.spec import ModelSpec
@@ -88,7 +89,7 @@ def _key(subject: str, fact: Fact) -> str | None:
 def after(record: Record, entries: Iterable[Entry]) -> Record:
     """The record with more entries."""
     for entry in entries:
-        record = record.after(entry)
+        record = with_entry(record, entry)
     return record
 
 

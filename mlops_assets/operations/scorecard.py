@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mlops_assets.core.monitoring.windows import Windows
-from mlops_assets.core.scorecard import Card, Evidence, Figure, Scorecard, Target, Unit, scorecard
+from mlops_assets.core.scorecard import Evidence, scorecard
+from mlops_assets.core.scorecard_values import Card, Figure, Scorecard, Target, Unit
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.live_traffic import live_windows
 from mlops_assets.operations.stores import Stores

@@ -10,72 +10,30 @@ import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import msgspec
-import nats
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig
 
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.records import PredictionRecord
 from mlops_assets.serving.app import ServingApp
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.settings import ServingSettings
+from mlops_assets.serving.stream_messages import StreamRow, encoded_answer, is_answer, row_of
+from mlops_assets.serving.stream_nats import PAUSE_S, StreamSettings, connected, consumer, fetched, require_no_circle
 from mlops_assets.stores.bundles import BundleError, BundleStore
 from mlops_assets.stores.prediction_log import SAME_REQUEST, PredictionLog
 
 logger = logging.getLogger("bentoml.mlops_assets.stream")
 
 MAX_DELIVERIES = 5  # of a message that the model fails at, before it goes to the dead letters
-PAUSE_S = 1.0
-CONNECT_S = 10.0
-_FETCH_S = 1.0
 _RETRY_DELAY_S = 2.0
 _TEMPORARY = frozenset({404, 408, 410, 429, 503})  # of the service, not of the message: it waits
 _HEADERS = [(b"content-type", b"application/json")]
-_DEGRADED = frozenset({"standby", "fallback"})
-
-
-class StreamRefused(ValueError):
-    """The subjects, or what NATS knows of them, do not allow for scoring; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """From which subject to which.
-
-    Attributes
-    ----------
-    subject_dead
-        Where messages go that can never be answered, as they came, with the error as JSON in the header `Mlops-Error`.
-    durable
-        Name of the consumer, which outlives its processes; several processes of one name share the messages.
-    batch
-        Messages in work at a time: as many are held in memory, and wait at NATS for an acknowledgement.
-    ack_wait_s
-        How long a message may go without a sign of life before it is delivered again. For a new consumer.
-    credentials
-        A NATS credentials file.
-    """
-
-    model: str
-    url: str
-    subject_in: str
-    subject_out: str
-    subject_dead: str
-    durable: str
-    batch: int = 256
-    ack_wait_s: float = 30.0
-    credentials: Path | None = None
 
 
 @dataclass
@@ -86,14 +44,6 @@ class StreamCounts:
     repeated: int = 0
     dead: int = 0
     put_back: int = 0
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A message as it is put to the application: with an id and an event time that are the same at every delivery."""
-
-    id: str | None
-    body: bytes
 
 
 @dataclass
@@ -112,11 +62,11 @@ class StreamScorer:
         StreamRefused
             When NATS is out of reach, or no stream takes one of the subjects.
         """
-        _require_no_circle(self.settings)
-        client = await _connected(self.settings)
+        require_no_circle(self.settings)
+        client = await connected(self.settings)
         try:
             stream = client.jetstream()
-            ack_wait_s, subscription = await _consumer(stream, self.settings)
+            ack_wait_s, subscription = await consumer(stream, self.settings)
             # Who may write to the subject is NATS' to say: behind it nobody is asked for a key.
             runtime = ServingRuntime(replace(self.serving, auth="off"), self.serving.home.root / "nothing carried")
             app = ServingApp(_nothing_inside, runtime)
@@ -126,7 +76,7 @@ class StreamScorer:
                 logger.info("Scoring %s for %s", self.settings.subject_in, self.settings.model)
                 while not stopping.is_set():
                     if await work.has_model():
-                        await work.take(await _fetched(subscription, self.settings.batch))
+                        await work.take(await fetched(subscription, self.settings.batch))
             finally:
                 await app.stop()
         finally:
@@ -166,7 +116,7 @@ class _Work:
             return
         alive = asyncio.create_task(self._keep_alive(messages))
         try:
-            rows = [_row_of(message) for message in messages]
+            rows = [row_of(message) for message in messages]
             logged = await asyncio.to_thread(self._logged, messages, rows)
             await asyncio.gather(*map(self._answer, messages, rows, [logged] * len(rows)))
         finally:
@@ -174,7 +124,7 @@ class _Work:
             with contextlib.suppress(asyncio.CancelledError):
                 await alive
 
-    async def _answer(self, message: Msg, row: _Row, logged: Mapping[str, PredictionRecord]) -> None:
+    async def _answer(self, message: Msg, row: StreamRow, logged: Mapping[str, PredictionRecord]) -> None:
         record = None if row.id is None else logged.get(row.id)
         while True:
             status, body = await self._ask(row) if record is None else (200, self._answer_of(record))
@@ -196,7 +146,7 @@ class _Work:
             self.counts.dead += sent
             return await (self._acknowledge(message) if sent else self._put_back(message, 0))
 
-    async def _ask(self, row: _Row) -> tuple[int, bytes]:
+    async def _ask(self, row: StreamRow) -> tuple[int, bytes]:
         """Status and body that the service answers with."""
         status, parts = 500, []
 
@@ -214,7 +164,7 @@ class _Work:
         await self.app({"type": "http", "method": "POST", "path": path, "headers": _HEADERS}, receive, send)
         return status, b"".join(parts)
 
-    def _logged(self, messages: list[Msg], rows: list[_Row]) -> dict[str, PredictionRecord]:
+    def _logged(self, messages: list[Msg], rows: list[StreamRow]) -> dict[str, PredictionRecord]:
         """The answers on record to those of the messages that were delivered before, by their ids.
 
         Without it, a release that came since would answer once more, and the log would have two answers.
@@ -233,7 +183,7 @@ class _Work:
             if segment.last_served_at is None or segment.last_served_at < since:
                 continue
             for record in log.segment(segment.path.name, self.settings.model, skipped=[]):
-                if isinstance(record, PredictionRecord) and record.id in wanted and _is_answer(record):
+                if isinstance(record, PredictionRecord) and record.id in wanted and is_answer(record):
                     found.setdefault(record.id, record)
         return found
 
@@ -248,7 +198,7 @@ class _Work:
                 # Removed since. Classes are the declaration's; only a threshold could be another.
                 logger.warning("%s is lost: its answers are told with the threshold of %s", record.bundle, live.bundle)
                 self._manifests[record.bundle] = live.manifest
-        return _encoded_answer(record, self._manifests[record.bundle])
+        return encoded_answer(record, self._manifests[record.bundle])
 
     async def _bury(self, message: Msg, error: bytes) -> bool:
         where = f"{message.metadata.stream}/{message.metadata.sequence.stream}"
@@ -300,131 +250,3 @@ class _Work:
 
 async def _nothing_inside(_scope: Any, _receive: Any, _send: Any) -> None:
     raise AssertionError("only predictions are asked for")
-
-
-async def _connected(settings: StreamSettings) -> Client:
-    async def said(error: Exception) -> None:
-        logger.warning("NATS: %r", error)
-
-    credentials = None if settings.credentials is None else str(settings.credentials)
-    try:
-        connecting = nats.connect(
-            settings.url,
-            name=f"mlops-assets stream {settings.model}",
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            user_credentials=credentials,
-            error_cb=said,
-        )
-        return await asyncio.wait_for(connecting, CONNECT_S)
-    except (nats.errors.Error, OSError) as error:  # TimeoutError is an OSError
-        raise StreamRefused(f"no NATS server answers at {settings.url}: {error!r}") from error
-
-
-async def _consumer(
-    stream: JetStreamContext, settings: StreamSettings
-) -> tuple[float, JetStreamContext.PullSubscription]:
-    """How long the consumer waits for an acknowledgement, and the subscription to it; the consumer is made if need be."""
-    config = ConsumerConfig(
-        ack_policy=AckPolicy.EXPLICIT, ack_wait=settings.ack_wait_s, max_ack_pending=4 * settings.batch
-    )
-    for subject in (settings.subject_in, settings.subject_out, settings.subject_dead):
-        try:
-            name = await stream.find_stream_name_by_subject(subject)
-        except nats.js.errors.NotFoundError:
-            raise StreamRefused(f"no JetStream stream takes {subject!r}: make one with this subject") from None
-        except (nats.errors.Error, OSError) as error:
-            raise StreamRefused(f"{settings.url}: JetStream does not answer ({error!r}): is it on?") from error
-        if subject == settings.subject_in:
-            source = name
-    subscription = await stream.pull_subscribe(settings.subject_in, settings.durable, source, config)
-    there = (await stream.consumer_info(source, settings.durable)).config
-    if there.ack_policy != AckPolicy.EXPLICIT or there.filter_subject != settings.subject_in:
-        raise StreamRefused(
-            f"the consumer {settings.durable!r} of {source!r} is of another kind or for {there.filter_subject!r}: "
-            "choose another name for it"
-        )
-    return float(there.ack_wait or settings.ack_wait_s), subscription
-
-
-async def _fetched(subscription: JetStreamContext.PullSubscription, most: int) -> list[Msg]:
-    try:
-        return await subscription.fetch(most, timeout=_FETCH_S)
-    except TimeoutError:
-        return []
-    except (nats.errors.Error, OSError) as error:
-        logger.warning("NATS gives no messages (%r); trying again", error)
-        await asyncio.sleep(PAUSE_S)
-        return []
-
-
-def _row_of(message: Msg) -> _Row:
-    try:
-        fields = msgspec.json.decode(message.data, type=dict[str, msgspec.Raw])
-        sent = fields.get("id", _NULL)
-        name = _id_of(message) if sent == _NULL else msgspec.json.decode(sent)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Row(None, message.data)
-    if not isinstance(name, str):
-        return _Row(None, message.data)
-    fields["id"] = msgspec.Raw(msgspec.json.encode(name))
-    if fields.get("event_time", _NULL) == _NULL:
-        fields["event_time"] = msgspec.Raw(msgspec.json.encode(message.metadata.timestamp.astimezone(UTC)))
-    return _Row(name, msgspec.json.encode(fields))
-
-
-_NULL = msgspec.Raw(b"null")
-
-
-def _id_of(message: Msg) -> str:
-    """The id of a message that brings none, the same at every delivery: a UUIDv7 of when it came into its stream."""
-    about = message.metadata
-    milliseconds = (about.timestamp - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e3
-    what = f"{about.stream}/{about.sequence.stream}/{about.timestamp.isoformat()}"
-    random = int.from_bytes(blake2b(what.encode(), digest_size=10).digest())
-    number = int(milliseconds) << 80 | random
-    return str(UUID(int=number & ~(0xF << 76) & ~(0x3 << 62) | 7 << 76 | 2 << 62))
-
-
-def _is_answer(record: PredictionRecord) -> bool:
-    return record.status == 200 and record.role != "shadow"
-
-
-def _encoded_answer(record: PredictionRecord, manifest: Manifest) -> bytes:
-    output, classes = record.output, manifest.classes
-    answer: dict[str, Any] = {
-        "prediction_id": record.id,
-        "model": record.model,
-        "model_version": record.version,
-        "release": record.release,
-        "role": record.role,
-    }
-    if manifest.task == "binary":
-        answer |= {"prediction": classes[output[1] >= manifest.threshold], "probability": output[1]}
-    elif manifest.task == "multiclass":
-        best = max(range(len(output)), key=output.__getitem__)
-        answer |= {"prediction": classes[best], "probabilities": dict(zip(map(str, classes), output, strict=True))}
-    else:
-        answer["prediction"] = output[0]
-    answer |= {"imputed": record.imputed, "out_of_domain": record.out_of_domain}
-    if record.role in _DEGRADED:
-        answer["degraded"] = True
-    return msgspec.json.encode(answer)
-
-
-def _require_no_circle(settings: StreamSettings) -> None:
-    for subject in (settings.subject_out, settings.subject_dead):
-        if _matches(settings.subject_in, subject):
-            raise StreamRefused(
-                f"what goes to {subject!r} would come back by {settings.subject_in!r}: choose another subject"
-            )
-
-
-def _matches(pattern: str, subject: str) -> bool:
-    wanted, given = pattern.split("."), subject.split(".")
-    for position, token in enumerate(wanted):
-        if token == ">":
-            return len(given) > position
-        if position >= len(given) or token not in ("*", given[position]):
-            return False
-    return len(wanted) == len(given)

@@ -1,6 +1,6 @@
 """The ledger: incidents, decisions, approvals, releases and refusals, as chained entries in a SQL database.
 
-Entries are only ever added. What follows from them (`core/ledger.py`) is written beside them in the same transaction, for readers
+Entries are only ever added. What follows from them (`core/ledger_fold.py`) is written beside them in one transaction, for readers
 in SQL, and so are the notices that people are to get; sending those is the business of `operations/notify.py`.
 """
 
@@ -12,7 +12,8 @@ import msgspec
 import sqlalchemy as sa
 import uuid_utils
 
-from mlops_assets.core.ledger import Entry, Record, fold
+from mlops_assets.core.ledger import Entry, Record
+from mlops_assets.core.ledger_fold import fold
 from mlops_assets.core.notices import notices_for
 from mlops_assets.stores.database import Database
 from mlops_assets.stores.ledger_audit import Verification, verify

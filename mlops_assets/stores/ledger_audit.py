@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from mlops_assets.core.ledger import Entry, fold
+from mlops_assets.core.ledger import Entry
+from mlops_assets.core.ledger_fold import fold
 from mlops_assets.stores.ledger_chain import LedgerDamaged, Row
 from mlops_assets.stores.ledger_tables import DECISIONS, ENTRIES, HEAD, INCIDENTS
 from mlops_assets.stores.ledger_views import VIEWS, decision_row, event_row, identity, incident_row

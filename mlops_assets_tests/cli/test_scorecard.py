@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlops_assets.cli import app
-from mlops_assets.core.scorecard import Scorecard
+from mlops_assets.core.scorecard_values import Scorecard
 from mlops_assets.operations import models
 from mlops_assets_tests.operations.scorecard_deployment import deployed
 

@@ -39,8 +39,8 @@ from mlops_assets.core.ledger import (
     Retired,
     Started,
     Thawed,
-    fold,
 )
+from mlops_assets.core.ledger_fold import fold
 from mlops_assets_tests.core.ledger_examples import AT, decided, entry, opened
 
 RETRAIN = decided(details={"trigger": "drift"})

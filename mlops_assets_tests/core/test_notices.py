@@ -18,8 +18,8 @@ from mlops_assets.core.ledger import (
     Resolved,
     Started,
     Thawed,
-    fold,
 )
+from mlops_assets.core.ledger_fold import fold, with_entry
 from mlops_assets.core.notices import Notice, notices_for
 from mlops_assets_tests.core.ledger_examples import decided, entries, entry, opened
 
@@ -28,7 +28,7 @@ def told(*them: Entry) -> list[Notice]:
     """Everything that is said when the entries come one after the other."""
     records = [Record("delay")]
     for one in them:
-        records.append(records[-1].after(one))
+        records.append(with_entry(records[-1], one))
     return [notice for before, after in pairwise(records) for notice in notices_for(before, after)]
 
 

@@ -20,10 +20,11 @@ from mlops_assets.core.ledger import (
     Released,
     Resolved,
     Started,
-    fold,
 )
+from mlops_assets.core.ledger_fold import fold
 from mlops_assets.core.live_traffic import LiveWindow
-from mlops_assets.core.scorecard import Evidence, Figure, Scorecard, Target, scorecard
+from mlops_assets.core.scorecard import Evidence, scorecard
+from mlops_assets.core.scorecard_values import Figure, Scorecard, Target
 from mlops_assets_tests.core.examples import LIVE_FROM
 from mlops_assets_tests.core.ledger_examples import AT, decided, entries, entry, opened
 from mlops_assets_tests.core.scorecard_examples import CALENDAR, DAY, histories, live

@@ -4,7 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 from mlops_assets.core.guard import ServiceVerdict
-from mlops_assets.core.ledger import Decided, Ended, Entry, Frozen, Opened, Record, Released, Thawed, fold
+from mlops_assets.core.ledger import Decided, Ended, Entry, Frozen, Opened, Record, Released, Thawed
+from mlops_assets.core.ledger_fold import fold
 from mlops_assets.core.service_response import BadRelease, decision_on, respond_to_service
 from mlops_assets_tests.core.examples import make_spec
 from mlops_assets_tests.core.ledger_examples import AT, decided, entry

@@ -1,6 +1,7 @@
 """Which logged outcomes are samples of their own."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def test_no_two_rows_that_count_are_about_one_outcome(rows: list[tuple[str | Non
     taken = first(rows)
     for who in ("a", "b"):
         mine = [one for one, counts in zip(rows, taken, strict=True) if counts and one[0] == who]
-        assert all(later[1] > earlier[2] for earlier, later in zip(mine, mine[1:], strict=False))
+        assert all(later[1] > earlier[2] for earlier, later in pairwise(mine))
         assert bool(mine) == any(one[0] == who for one in rows)
     assert all(counts for one, counts in zip(rows, taken, strict=True) if one[0] is None)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_assets.core.scorecard import ALL_MODELS, AVAILABILITY, Card, Figure, Target, Unit
+from mlops_assets.core.scorecard_values import ALL_MODELS, AVAILABILITY, Card, Figure, Target, Unit
 from mlops_assets.operations.scorecard import lines_of, make_scorecard
 from mlops_assets_tests.core.examples import LIVE_FROM
 from mlops_assets_tests.operations.scorecard_deployment import deployed

@@ -22,8 +22,11 @@ from mlops_assets.core.records import PredictionRecord  # noqa: E402
 from mlops_assets.operations.live_traffic import compact, ingest, read_window, stale_windows  # noqa: E402
 from mlops_assets.operations.stores import Stores  # noqa: E402
 from mlops_assets.serving import stream as streaming  # noqa: E402
+from mlops_assets.serving import stream_nats  # noqa: E402
 from mlops_assets.serving.settings import ServingSettings  # noqa: E402
-from mlops_assets.serving.stream import StreamCounts, StreamRefused, StreamScorer, StreamSettings  # noqa: E402
+from mlops_assets.serving.stream import StreamCounts, StreamScorer  # noqa: E402
+from mlops_assets.serving.stream_messages import encoded_answer  # noqa: E402
+from mlops_assets.serving.stream_nats import StreamRefused, StreamSettings  # noqa: E402
 from mlops_assets.stores.home import Home  # noqa: E402
 from mlops_assets.stores.prediction_log import LogWriter, PredictionLog  # noqa: E402
 from mlops_assets.stores.releases import ReleaseStore  # noqa: E402
@@ -100,8 +103,9 @@ class Subjects:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scorer that is told to stop, or has to wait, does not keep the test waiting."""
-    monkeypatch.setattr(streaming, "_FETCH_S", 0.1)
-    monkeypatch.setattr(streaming, "PAUSE_S", 0.05)
+    monkeypatch.setattr(stream_nats, "_FETCH_S", 0.1)
+    for module in (streaming, stream_nats):
+        monkeypatch.setattr(module, "PAUSE_S", 0.05)
 
 
 @pytest.fixture
@@ -158,7 +162,7 @@ def test_answers_are_those_of_the_service_and_on_record(tmp_path: Path, subjects
         asked = app.predict(rows[0], id="r0", entity="E").json()
     assert answers["r0"] == asked
     for record in predictions(home)[:20]:
-        assert msgspec.json.decode(streaming._encoded_answer(record, model.manifest)) == answers[record.id]
+        assert msgspec.json.decode(encoded_answer(record, model.manifest)) == answers[record.id]
 
 
 def test_a_message_without_id_and_time_has_the_same_at_every_delivery(home: Home, subjects: Subjects) -> None:
@@ -286,7 +290,7 @@ def test_a_retired_model_leaves_its_messages_alone(home: Home, subjects: Subject
 def test_subjects_that_cannot_work_are_refused(
     home: Home, subjects: Subjects, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "CONNECT_S", 0.3)
+    monkeypatch.setattr(stream_nats, "CONNECT_S", 0.3)
     with pytest.raises(StreamRefused, match=said.replace("*", r"\*")):
         scored(home, subjects, lambda _: False, **changes)
 

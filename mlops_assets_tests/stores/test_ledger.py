@@ -26,8 +26,8 @@ from mlops_assets.core.ledger import (
     Released,
     Resolved,
     Started,
-    fold,
 )
+from mlops_assets.core.ledger_fold import fold
 from mlops_assets.stores import database
 from mlops_assets.stores.database import LedgerUnavailable
 from mlops_assets.stores.ledger import Ledger, new_id

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from mlops_assets.core.ledger import SEVERITIES, Entry, Fact, Incident, Joined, Opened, Record, Resolved, Severity, fold
+from mlops_assets.core.ledger import SEVERITIES, Entry, Fact, Incident, Joined, Opened, Record, Resolved, Severity
+from mlops_assets.core.ledger_fold import fold
 from mlops_assets.core.monitoring.health import SEVERE, DataHealth, ModelHealth, judge_service
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.response.situation import (

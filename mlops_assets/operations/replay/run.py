@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from mlops_assets.core.carrying import Settle, settled
 from mlops_assets.core.ledger import Decision, Entry, Fact, Outcome, Record, Released, Started
+from mlops_assets.core.ledger_fold import with_entry
 from mlops_assets.core.metrics import METRICS, Floats
 from mlops_assets.core.monitoring.windows import Windows
 from mlops_assets.core.response import respond
@@ -211,7 +212,7 @@ class Run:
         return outcome, detail
 
     def _write(self, subject: str, fact: Fact, now: datetime) -> None:
-        self._record = self._record.after(Entry(self._spec.name, subject, fact, "replay", now, now))
+        self._record = with_entry(self._record, Entry(self._spec.name, subject, fact, "replay", now, now))
 
 
 def _ids(places: Places) -> list[str]:

@@ -8,6 +8,7 @@ import msgspec
 
 from mlops_assets.core.evaluation import Interval, PairedComparison
 from mlops_assets.core.ledger import Ended, Entry, Fact, Frozen, Opened, Record, Released, Retired, Started, Thawed
+from mlops_assets.core.ledger_fold import with_entry
 from mlops_assets.core.monitoring.drift import DriftReport, FeatureDrift
 from mlops_assets.core.monitoring.health import Cohort, DataHealth, Former, ModelHealth, ServiceRecord, Verdict
 from mlops_assets.core.monitoring.performance import PerformanceReport
@@ -215,4 +216,4 @@ class Story:
         self.write("delay", Retired("no longer needed"))
 
     def write(self, subject: str, fact: Fact) -> None:
-        self.record = self.record.after(Entry("delay", subject, fact, "test", self.now, self.now))
+        self.record = with_entry(self.record, Entry("delay", subject, fact, "test", self.now, self.now))

@@ -26,8 +26,8 @@ from mlops_assets.core.ledger import (
     Retired,
     Started,
     Thawed,
-    fold,
 )
+from mlops_assets.core.ledger_fold import fold, with_entry
 from mlops_assets_tests.core.ledger_examples import AT, decided, entries, entry, opened
 
 
@@ -51,7 +51,7 @@ def test_folding_in_pieces_is_folding_the_whole(them: list[Entry], data: st.Data
     assert fold("delay", them[cut:], fold("delay", them[:cut])) == fold("delay", them)
     record = Record("delay")
     for one in them:
-        record = record.after(one)
+        record = with_entry(record, one)
     assert record == fold("delay", them)
 
 
@@ -59,9 +59,9 @@ def test_folding_in_pieces_is_folding_the_whole(them: list[Entry], data: st.Data
 def test_what_is_unchanged_stays_the_same_object(them: list[Entry]) -> None:
     """`notices_for` and the tables for SQL look at what is not the same object any more."""
     before = fold("delay", them)
-    after = before.after(entry("i-new", opened()))
-    assert all(one is other for one, other in zip(before.incidents, after.incidents, strict=False))
-    assert all(one is other for one, other in zip(before.decisions, after.decisions, strict=True))
+    later = with_entry(before, entry("i-new", opened()))
+    assert all(one is other for one, other in zip(before.incidents, later.incidents, strict=False))
+    assert all(one is other for one, other in zip(before.decisions, later.decisions, strict=True))
 
 
 @given(st.lists(entries, max_size=30))
@@ -88,7 +88,7 @@ class TestIncident:
         found = record.incident_of("performance")
         assert found is not None
         assert found.id == "i-2"
-        record = record.after(entry("i-2", Resolved("it is well again")))
+        record = with_entry(record, entry("i-2", Resolved("it is well again")))
         assert record.incident_of("performance") is None
         assert [one.id for one in record.open_incidents] == ["i-1"]
 
@@ -159,13 +159,13 @@ class TestModel:
     def test_it_is_frozen_until_it_is_thawed(self) -> None:
         record = folded(entry("delay", Frozen("three incidents in a day")), entry("delay", Frozen("still"), 5))
         assert (record.frozen, record.frozen_at) == ("still", AT)
-        record = record.after(entry("delay", Thawed("mended"), 6))
+        record = with_entry(record, entry("delay", Thawed("mended"), 6))
         assert (record.frozen, record.frozen_at) == (None, None)
 
     def test_it_is_retired_until_it_is_released_again(self) -> None:
         record = folded(entry("delay", Retired("replaced")))
         assert record.retired == "replaced"
-        assert record.after(entry("delay", Released(2, 2, None, "direct", False, "back"))).retired is None
+        assert with_entry(record, entry("delay", Released(2, 2, None, "direct", False, "back"))).retired is None
 
     def test_facts_about_what_was_never_opened_say_nothing(self) -> None:
         assert folded(entry("i-1", Joined("critical")), entry("d-1", Ended("done", 1))) == Record("delay")
