@@ -86,6 +86,9 @@ class ReleaseLoader:
         self._started_at = datetime.now(UTC)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="release-loader", daemon=True)
+        # Of its own: a worker that takes long to load a version is not dead.
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._reporting = threading.Lock()
         self._seen: object = None
         self._retry_at = 0.0
 
@@ -94,10 +97,12 @@ class ReleaseLoader:
         self.refresh_if_due()
         self.report()
         self._thread.start()
+        self._heart.start()
 
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join()
+        self._heart.join()
         self._workers.remove(self.worker)
 
     def refresh_if_due(self) -> bool:
@@ -114,7 +119,10 @@ class ReleaseLoader:
 
     def report(self) -> None:
         """Tell the worker store what is loaded. The heartbeat of this worker."""
-        snapshot = self._state.snapshot
+        with self._reporting:
+            self._workers.report(self._report_of(self._state.snapshot))
+
+    def _report_of(self, snapshot: Snapshot) -> WorkerState:
         loaded = {model: _report(live) for model, live in snapshot.models.items()}
         for model, plan in snapshot.retired.items():
             # Out of service is out of service, whether or not its bundle can be loaded.
@@ -122,30 +130,32 @@ class ReleaseLoader:
                 loaded[model] = LoadedRelease(
                     plan.release, plan.champion.version, plan.champion.bundle, plan.decided_at
                 )
-        self._workers.report(
-            WorkerState(
-                worker=self.worker,
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                started_at=self._started_at,
-                heartbeat_at=datetime.now(UTC),
-                models=loaded,
-                errors=dict(snapshot.errors),
-            )
+        return WorkerState(
+            worker=self.worker,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started_at=self._started_at,
+            heartbeat_at=datetime.now(UTC),
+            models=loaded,
+            errors=dict(snapshot.errors),
         )
 
     def _watch(self) -> None:
-        pause = min(self._settings.poll_seconds, HEARTBEAT_SECONDS)
-        heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
-        while not self._stopping.wait(pause):
+        while not self._stopping.wait(self._settings.poll_seconds):
             try:
-                # At the next look it would be late: what a fresh release does wrong is found by what is reported here.
-                if self.refresh_if_due() or time.monotonic() + pause > heartbeat_at:
+                if self.refresh_if_due():
+                    # At the next heartbeat it would be late: what a fresh release does wrong is found by what is reported here.
                     self.report()
-                    heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
             except Exception:
-                # Out of reach or damaged: what is loaded goes on answering, and the watch and its heartbeat go on.
+                # Out of reach or damaged: what is loaded goes on answering, and the watch goes on.
                 logger.exception("The release store could not be read or reported to; trying again")
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(HEARTBEAT_SECONDS):
+            try:
+                self.report()
+            except Exception:
+                logger.exception("What this worker has loaded could not be reported; trying again")
 
     def _refresh(self) -> None:
         models, errors = dict(self._state.snapshot.models), {}

@@ -1,12 +1,15 @@
 """What a worker answers from: releases picked up while it runs, bundles refused, plans carried by a Bento."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from mlops_assets.core.rollout import Release, ReleasePlan
+from mlops_assets.serving import loader
 from mlops_assets.serving.loader import ReleaseSource
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
@@ -114,6 +117,34 @@ def test_a_worker_reports_what_it_has_and_leaves_nothing_when_it_stops(home: Hom
         assert (state.models["delay"].release, state.models["delay"].bundle) == (1, plan.champion.bundle)
         assert state.errors == {}
     assert workers.live(datetime.now(UTC), timedelta(seconds=5)) == ()
+
+
+def test_a_worker_that_takes_long_to_load_a_version_is_alive(home: Home, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loader, "HEARTBEAT_SECONDS", 0.02)
+    loading, loaded = threading.Event(), threading.Event()
+    release(home, small_model(version=1))
+    with AppUnderTest(home) as app:
+        cast = loader.cast_champion
+
+        def slow(*arguments: Any) -> Any:
+            loading.set()
+            assert loaded.wait(20)
+            return cast(*arguments)
+
+        monkeypatch.setattr(loader, "cast_champion", slow)
+        try:
+            release(home, small_model(version=2))
+            assert loading.wait(20)
+            (before,) = WorkerStore(home.workers).live(datetime.now(UTC), timedelta(seconds=30))
+            app.wait_for(lambda: heartbeat(home) > before.heartbeat_at)
+            assert before.models["delay"].release == 1
+        finally:
+            loaded.set()
+
+
+def heartbeat(home: Home) -> datetime:
+    (worker,) = WorkerStore(home.workers).live(datetime.now(UTC), timedelta(seconds=30))
+    return worker.heartbeat_at
 
 
 def test_carried_plans_answer_where_no_store_is_in_reach(home: Home, tmp_path: Path):
