@@ -79,21 +79,27 @@ def main(seconds: float = SECONDS, rounds: int = ROUNDS) -> None:
         _require_same_answers(contenders)
         for one in contenders:
             one.server.pause()
-        for round_ in range(rounds):
-            for one in contenders[round_ % len(contenders) :] + contenders[: round_ % len(contenders)]:
-                one.server.go_on()
-                for size in SIZES:
+        shadow = next(one for one in contenders if one.name == "shadow")
+        rows, dropped = {}, {}
+        for size in SIZES:
+            for round_ in range(rounds):
+                for one in contenders[round_ % len(contenders) :] + contenders[: round_ % len(contenders)]:
+                    one.server.go_on()
                     warm_up(one.server, one.path, one.bodies[size], 16, WARM_UP_S, one.headers)
                     for connections in CONNECTIONS:
                         load = measure(one.server, one.path, one.bodies[size], connections, seconds, one.headers)
                         done.setdefault((one.name, (size, connections)), []).append(load)
-                one.server.pause()
-        shadow = next(one for one in contenders if one.name == "shadow")
-        shadow.server.go_on()
-        dropped_pct = _dropped_pct(shadow)
+                    one.server.pause()
+            shadow.server.go_on()
+            rows[size], dropped[size] = _shadowed(shadow)
+            shadow.server.pause()
         titles = {one.name: one.title for one in contenders}
     medians = {key: _median(loads) for key, loads in done.items()}
-    figures = {**_figures(titles, medians), "shadow_dropped_pct": dropped_pct, "rounds": rounds, "seconds": seconds}
+    left_out = {
+        "shadow_dropped_pct": 100 * dropped["single"] / rows["single"],
+        "shadow_dropped_pct_batch": 100 * (dropped["batch"] - dropped["single"]) / (rows["batch"] - rows["single"]),
+    }
+    figures = {**_figures(titles, medians), **left_out, "rounds": rounds, "seconds": seconds}
     _print(titles, medians)
     save(NAME, figures)
     _require_answered(medians)
@@ -199,15 +205,16 @@ def _probabilities(one: Contender) -> list[float]:
     ]
 
 
-def _dropped_pct(shadow: Contender) -> float:
-    """Of the rows that were to be scored in shadow, the share that found the queue full."""
+def _shadowed(shadow: Contender) -> tuple[float, float]:
+    """The rows that were to be scored in shadow so far, and those of them that found the queue full."""
     reply = httpx.get(f"{shadow.server.url}/metrics", headers=dict(shadow.headers), trust_env=False)
-    counts = {"mlops_shadow_dropped_rows_total": 0.0, "mlops_predictions_total": 0.0}
+    counts = {"mlops_predictions_total": 0.0, "mlops_shadow_dropped_rows_total": 0.0}
     for family in text_string_to_metric_families(reply.raise_for_status().text):
         for sample in family.samples:
             if sample.name in counts and sample.labels.get("role") != "shadow" and sample.labels["model"] == MODEL:
                 counts[sample.name] += sample.value
-    return 100 * counts["mlops_shadow_dropped_rows_total"] / counts["mlops_predictions_total"]
+    rows, dropped = counts.values()
+    return rows, dropped
 
 
 # ---- figures
