@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlops_assets.core.ledger import Acknowledged, Decision, Entry, Incident
 from mlops_assets.stores.home import Home
 
 if TYPE_CHECKING:
+    from mlops_assets.core.ledger import Decision, Incident
     from mlops_assets.stores.ledger import Ledger
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -95,6 +95,8 @@ def acknowledge(
     reason: Annotated[str, typer.Option(help="what you know of it; it is kept")],
 ) -> None:
     """Say that you have seen an incident."""
+    from mlops_assets.core.ledger import Acknowledged, Entry
+
     with _told():
         ledger = _open()
         known = [one for name in ledger.models() for one in ledger.of(name).incidents]
@@ -206,7 +208,7 @@ def _chosen(ledger: "Ledger", model: str | None) -> tuple[str, ...]:
     return (model,)
 
 
-def _state(one: Incident) -> str:
+def _state(one: "Incident") -> str:
     if one.resolved_at is not None:
         return f"resolved {_time(one.resolved_at)}: {one.resolution}"
     if one.mitigated_at is not None:
@@ -214,7 +216,7 @@ def _state(one: Incident) -> str:
     return f"acknowledged by {one.acknowledged_by or ''}" if one.acknowledged_at is not None else "open"
 
 
-def _outcome(one: Decision) -> str:
+def _outcome(one: "Decision") -> str:
     if one.rejected_by is not None:
         return f"rejected by {one.rejected_by}"
     if one.running:

@@ -1,5 +1,7 @@
 """What an operator types, on a home with two releases and one logged answer."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -140,3 +142,10 @@ def test_trace_of_an_unknown_id_says_so(home: Home):
     code, output = run("trace", "p-9")
     assert code == 1
     assert "no prediction 'p-9'" in output
+
+
+def test_the_command_line_is_there_before_the_heavy_libraries() -> None:
+    heavy = ("bentoml", "dagster", "mlflow", "pandas", "scipy", "sklearn", "sqlalchemy")
+    code = f"import sys, mlops_assets.cli; print(sorted(set(sys.modules) & set({heavy!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.metrics import Floats
 from mlops_assets.core.sequential.verdicts import Limits, Look, Verdict, judge
+
+Floats = NDArray[np.float64]
 
 _LARGEST_BET = 0.75
 _STEP_OF_BETS = 1.5

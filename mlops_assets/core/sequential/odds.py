@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from mlops_assets.core.metrics import Floats
 from mlops_assets.core.sequential.verdicts import Limits, Look, Verdict, judge
+
+Floats = NDArray[np.float64]
 
 _NODES = 512
 
