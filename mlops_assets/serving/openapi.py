@@ -5,7 +5,7 @@ from typing import Any
 
 from mlops_assets.core.manifest import FeatureContract, Manifest
 from mlops_assets.serving.openapi_explain import explain_path, explanation_schema
-from mlops_assets.serving.openapi_parts import POST_FAILURES, failures
+from mlops_assets.serving.openapi_parts import HEADERS, POST_FAILURES, failures
 from mlops_assets.serving.openapi_v2 import V2_SCHEMAS, V2_SERVER_PATHS, v2_paths
 
 DOCS_PAGE = b"""<!DOCTYPE html>
@@ -198,6 +198,7 @@ def _post(summary: str, model: str, request: str, key: str, answer: str | None) 
     return {
         "post": {
             "summary": summary,
+            "description": HEADERS,
             "tags": [model],
             "requestBody": {"required": True, **_content({"anyOf": [row, _many(key, row)]})},
             "responses": {"200": {"description": "Logged and answered", **_content(reply)}, **failures(*POST_FAILURES)},

@@ -1,4 +1,4 @@
-"""What the descriptions of several routes share: the answers that are not 200."""
+"""What the descriptions of several routes share: the headers that callers may send, and the answers that are not 200."""
 
 from typing import Any
 
@@ -20,6 +20,13 @@ _FAILURES = {
 }
 POST_FAILURES = tuple(status for status in _FAILURES if status not in ("409", "501"))
 EXPLAIN_FAILURES = tuple(_FAILURES)
+
+
+HEADERS = (
+    "`x-request-deadline-ms` says how many milliseconds the caller still waits: what would take longer is answered 503 at once, "
+    "and not read. With `x-mlops-debug: 1` the reply's `x-mlops-release` says which release, versions and roles answered. "
+    "A `traceparent` that is sampled becomes the parent of a span."
+)
 
 
 def failures(*statuses: str, error: str = "Error") -> dict[str, Any]:

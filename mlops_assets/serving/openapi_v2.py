@@ -3,7 +3,7 @@
 from typing import Any
 
 from mlops_assets.core.manifest import Manifest
-from mlops_assets.serving.openapi_parts import POST_FAILURES, failures
+from mlops_assets.serving.openapi_parts import HEADERS, POST_FAILURES, failures
 from mlops_assets.serving.v2 import NUMERIC_TYPES
 
 _SCALAR = {"type": ["number", "string", "boolean", "null"]}
@@ -125,6 +125,7 @@ def _infer(manifest: Manifest) -> dict[str, Any]:
     return {
         "post": {
             "summary": f"Predict {manifest.label}: one tensor a feature, one value a row",
+            "description": HEADERS,
             "tags": [manifest.model],
             "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
             "responses": {

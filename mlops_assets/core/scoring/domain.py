@@ -37,7 +37,8 @@ class DomainIndex:
         bounded = [place for place, feature in enumerate(contract) if feature.type != "category"]
         levelled = [place for place, feature in enumerate(contract) if _levels(feature) is not None]
         others = set(range(len(contract))) - {*bounded, *levelled}
-        self._bounded, self._levelled, self._others = map(_picker, (bounded, levelled, sorted(others)))
+        self._bounded, self._levelled = _picker(bounded), _picker(levelled)
+        self._others = _picker(sorted(others)) if others else None
         self._minima = tuple(_or(contract[place].minimum, -math.inf) for place in bounded)
         self._maxima = tuple(_or(contract[place].maximum, math.inf) for place in bounded)
         self._levels = tuple(self._features[place][4] or frozenset() for place in levelled)
@@ -74,7 +75,7 @@ class DomainIndex:
                 all(map(ge, numbers, self._minima))
                 and all(map(le, numbers, self._maxima))
                 and all(map(contains, self._levels, self._levelled(row)))
-                and None not in self._others(row)
+                and (self._others is None or None not in self._others(row))
             )
         except TypeError:  # None has no order
             return False

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan, ImputedFeature
 from mlops_assets.core.scoring.domain import DomainIndex, imputed_features, out_of_domain
@@ -37,3 +39,33 @@ def test_flags(row: tuple[Any, ...], imputed: tuple[str, ...], outside: tuple[st
     assert DomainIndex(CONTRACT, PLAN).flags(row) == (imputed, outside)
     assert imputed_features(CONTRACT, PLAN, row) == imputed
     assert out_of_domain(CONTRACT, row) == outside
+
+
+ALL_KINDS = (
+    *CONTRACT,
+    FeatureContract("holiday", "boolean"),
+    FeatureContract("tail", "category"),
+    FeatureContract("origin", "category", levels=("EWR", "JFK")),
+)
+NUMBER = st.none() | st.floats(-10, 110) | st.sampled_from([0.0, 100.0, float("nan"), True, 7])
+TEXT = st.none() | st.sampled_from(["AA", "UA", "JFK", "EWR", "", "ZZ"])
+
+
+@given(st.tuples(TEXT, NUMBER, NUMBER, NUMBER, st.none() | st.booleans(), TEXT, TEXT))
+def test_flags_are_those_of_each_value_alone(row: tuple[Any, ...]) -> None:
+    """Whether or not a row is known at a glance to be ordinary."""
+    index = DomainIndex(ALL_KINDS, PLAN)
+    kept = set(PLAN.kept)
+    imputed, outside = [], []
+    for value, feature in zip(row, ALL_KINDS, strict=True):
+        if value is None or value != value:
+            imputed += [feature.name] if feature.name in kept else []
+        elif feature.levels is not None:
+            outside += [] if value in feature.levels else [feature.name]
+        elif any(bound is not None and sign * value < sign * bound for bound, sign in _bounds(feature)):
+            outside.append(feature.name)
+    assert index.flags(row) == (tuple(imputed), tuple(outside))
+
+
+def _bounds(feature: FeatureContract) -> list[tuple[float | None, int]]:
+    return [(feature.minimum, 1), (feature.maximum, -1)]
