@@ -181,10 +181,10 @@ class TestCache:
             yield app
 
     def asked(self, app: AppUnderTest) -> list[int]:
-        """How many rows the model itself has been asked for, one entry a request."""
+        """An entry for each single row that the model itself has been asked for."""
         scorer, asked = app.runtime.state.snapshot.models["delay"].scorer, []
-        score_rows = scorer.score_rows
-        scorer.score_rows = lambda rows: (asked.append(len(rows)), score_rows(rows))[1]  # type: ignore[method-assign]
+        score_row = scorer.score_row
+        scorer.score_row = lambda row: (asked.append(1), score_row(row))[1]  # type: ignore[method-assign]
         return asked
 
     def test_the_same_row_is_answered_and_logged_without_asking(self, app: AppUnderTest):
