@@ -104,7 +104,8 @@ class Seen(msgspec.Struct, frozen=True):
     Attributes
     ----------
     evidence
-        Totals of the stage so far by test, one for each share. Labels that come late change them; what was said stays said.
+        Totals of the stage so far by test, one for each share and block of time. Labels that come late change them; what was said
+        stays said.
     answered
         Labelled outcomes of the challenger at the share in force.
     waited_s

@@ -173,7 +173,7 @@ def deploy(
     except NotEverywhere as failure:
         raise ChangeFailed(f"{what}: {failure}; it stays in force, run it again to wait for them") from failure
     except DoesNotAnswer as failure:
-        if not is_new:
+        if not (is_new or plan.decided_by in _runs_of(spec, stores, decided_by, decision)):
             done = "it was in service before, and stays"
         elif stores.releases.current(spec.name) != plan:
             raise ChangeFailed(
@@ -186,6 +186,13 @@ def deploy(
     entered = plan.challenger or plan.champion
     manifest = stores.bundles.get(entered.bundle).manifest
     return Released(plan, manifest, is_new, bento, workers, smoke, on_trial=plan.challenger is not None)
+
+
+def _runs_of(spec: ModelSpec, stores: Stores, decided_by: str, decision: str) -> set[str]:
+    """Who decides in this attempt and in those before it for the same decision, as plans name them."""
+    record = stores.ledger.of(spec.name)
+    runs = {f"run:{run}" for one in record.decisions if one.id == decision for run in one.runs}
+    return {decided_by, *runs}
 
 
 def _publish(
@@ -206,12 +213,13 @@ def _publish(
         entrant = entrant or _enter(spec, stores, candidate, evaluation, final, files, watched=True)
         plan = _following(spec, current, entrant, _origin(evaluation, decided_by), at_once=False)
         bento = build_bento(stores.home, instead=plan)
+        # Automation may have been halted while all this was made, which publishes no plan.
+        require_leave(spec, stores, decision)
         try:
             stores.releases.publish(plan)
         except ReleaseConflict as conflict:
             lost = conflict
             current = stores.releases.current(spec.name)
-            require_leave(spec, stores, decision)
             _require_not_retired(before, current)
             continue
         return plan, True, bento

@@ -158,11 +158,12 @@ def _of_pairs(spec: ModelSpec, manifest: Manifest, protocol: Protocol, trial: Tr
 
 def _asked(frame: pd.DataFrame, splits: Mapping[int, Split], version: int) -> pd.DataFrame:
     """The requests of a canary that were put to either side: their `_entity`, whether they were the challenger's (`_theirs`), and
-    the `_block` of those that are compared with each other.
+    the `_block` of those that are compared with each other: entities that were first asked for at about the same time.
 
     What another answered in its place is the challenger's where the record says why it did not: it failed, it refused the row, or
     its breaker was open. Where the record says nothing of it, the worker had not loaded it, or the caller had asked for a version:
-    such a row of its share says nothing of either side.
+    such a row of its share says nothing of either side, and where it is the first of its entity, nor do the others: those who come
+    back are other entities than those who come once, and the champion's are counted where they came first.
     """
     valid = (frame["status"] < 400) | (frame["status"] >= 500) & ~frame["status"].isin(SHED)
     asked = frame[valid & (frame["role"] != SHADOW)].sort_values(["event_time", "served_at", "id"], kind="stable")
@@ -170,8 +171,13 @@ def _asked(frame: pd.DataFrame, splits: Mapping[int, Split], version: int) -> pd
     stood_in = asked["error"].fillna("").str.startswith(f"challenger version {version}")
     theirs = (asked["role"] == "challenger") | stood_in
     of_the_share = _of_the_share(asked.assign(_entity=entity), splits) | theirs
-    asked = asked.assign(_entity=entity, _theirs=theirs, _block=blocks(of_the_share.to_numpy(dtype=bool)))
-    return asked[~(of_the_share & ~theirs & (asked["status"] == 200))]
+    # A request that nobody answered names no one whose it was.
+    theirs |= of_the_share & (asked["status"] >= 500)
+    block = pd.Series(blocks(of_the_share.to_numpy(dtype=bool)), index=asked.index)
+    asked = asked.assign(_entity=entity, _theirs=theirs, _block=block.groupby(entity).transform("first"))
+    left_out = of_the_share & ~theirs
+    unknown = entity[left_out & ~entity.duplicated()]
+    return asked[~left_out & ~entity.isin(unknown)]
 
 
 def _of_the_share(asked: pd.DataFrame, splits: Mapping[int, Split]) -> "pd.Series[bool]":
@@ -192,7 +198,8 @@ def _of_entities(
     """
     first = asked.drop_duplicates("_entity")
     evidence: Evidence = {ERRORS: _by_share(first, _failed(first))}
-    own = asked[asked["error"].isna() & asked["role"].isin(("champion", "challenger")) & (asked["status"] == 200)]
+    is_own = asked["error"].isna() & asked["role"].isin(("champion", "challenger")) & (asked["status"] == 200)
+    own = asked[is_own & asked["_entity"].isin(first["_entity"][is_own[first.index]])]
     if protocol.slow_ms is not None:
         answered = own.drop_duplicates("_entity")
         evidence[LATENCY] = _by_share(answered, answered["latency_ms"].to_numpy() > protocol.slow_ms)

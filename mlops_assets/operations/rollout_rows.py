@@ -115,7 +115,7 @@ class TrialRows:
         mine = pc.greater_equal(asked["release"], since)
         truths = combine([read("labels", window, part) for part in parts("labels", window)], LABEL)
         rows: pd.DataFrame = window_table(self._spec, asked.filter(mine), truths).to_pandas()
-        return rows, asked.filter(pc.invert(mine)).select(["event_time", "served_at"]).to_pandas()
+        return rows, asked.filter(pc.invert(mine)).select(["event_time", "served_at", "status"]).to_pandas()
 
 
 def stamp_of(spec: ModelSpec, stores: Stores) -> str:
@@ -152,5 +152,6 @@ def _newest_of(window: LiveWindow) -> datetime | None:
 
 
 def _in_time(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those that are not about the future, as seen from when they were served."""
-    return rows[rows["event_time"] <= rows["served_at"] + _CLOCKS_DIFFER]
+    """The answered ones, dated no later than when they were served. What was not answered has no event time of its own."""
+    answered = rows[rows["status"] == 200]
+    return answered.assign(event_time=answered["event_time"].clip(upper=answered["served_at"] + _CLOCKS_DIFFER))

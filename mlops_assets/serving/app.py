@@ -182,7 +182,8 @@ class ServingApp:
             status, body, content_type, headers = failure.status, failure.body, _JSON, failure.headers
             if scope["path"].startswith("/v2"):
                 body = v2.error_body(failure)
-            await self._log_failure(model, route, scope, failure)
+            if taken_in:
+                await self._log_failure(model, route, scope, failure)
         elif "mlops.json_size" in scope:
             content_type, headers = _OCTETS, ((v2.JSON_SIZE_HEADER, b"%d" % scope["mlops.json_size"]),)
         known = model if model in self._runtime.state.snapshot.models else ""

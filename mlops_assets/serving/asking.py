@@ -227,6 +227,10 @@ async def _ask_others(
             turn.failed(error)
             _say(error)
             why.append(str(error))
+        except Refusal as refusal:
+            if is_last:
+                raise
+            why.append(f"{live.who}: {refusal}")
         except ScorerError as error:
             if live is champion or is_last:
                 raise _refusal(live, scored, places, error) from None

@@ -97,8 +97,13 @@ class ExplainProcess:
             start_new_session=True,  # an interrupt in a terminal is the worker's to handle
         )
         assert process.stdout is not None
-        if select.select([process.stdout], [], [], START_SECONDS)[0]:
-            _read(process.stdout)
+        if self._closed:
+            self._end()
+            raise ExplainerFailed("the service ends")
+        if not _is_readable(process.stdout, START_SECONDS):
+            self._end()
+            raise ExplainerFailed(f"the process that makes explanations was not ready within {START_SECONDS:g} s")
+        _read(process.stdout)
         return process
 
     def _ask(self, process: "subprocess.Popen[bytes]", question: bytes) -> bytes | None:
@@ -109,8 +114,7 @@ class ExplainProcess:
             _write(process.stdin, question)
         except BrokenPipeError:
             return None
-        ready, _, _ = select.select([process.stdout], [], [], self._work_seconds)
-        if not ready:
+        if not _is_readable(process.stdout, self._work_seconds):
             self._end()
             raise ExplainerFailed(f"the explanation was not ready within {self._work_seconds:g} s, and is given up")
         return _read(process.stdout)
@@ -122,7 +126,7 @@ _RAISED: dict[str, type[Exception]] = {one.__name__: one for one in (CannotExpla
 def serve(questions: IO[bytes], answers: IO[bytes], idle_seconds: float) -> None:
     """Say with an empty frame that it can begin, and answer until no more is asked."""
     _write(answers, b"")
-    while select.select([questions], [], [], idle_seconds)[0]:
+    while _is_readable(questions, idle_seconds):
         asked = _read(questions)
         if asked is None:
             return
@@ -142,6 +146,14 @@ def _end_with(worker: int) -> None:
     while os.getppid() == worker:
         time.sleep(_LOOK_SECONDS)
     os._exit(0)
+
+
+def _is_readable(stream: IO[bytes], seconds: float) -> bool:
+    """Whether there is something to read, or the other side has gone, within so many seconds."""
+    # Not `select`, which takes no descriptor above 1023: with a thousand connections there are no others.
+    poller = select.poll()
+    poller.register(stream, select.POLLIN)
+    return bool(poller.poll(seconds * 1e3))
 
 
 def _write(stream: IO[bytes], frame: bytes) -> None:

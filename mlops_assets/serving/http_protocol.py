@@ -20,7 +20,12 @@ class JoiningProtocol(HttpToolsProtocol):
     """uvicorn's protocol over a transport that joins writes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._joined = JoiningTransport(transport, self.loop)
+        super().connection_made(self._joined)  # type: ignore[arg-type]
+
+    def eof_received(self) -> None:
+        # The caller sends no more and still waits: the loop is about to close what is below, which knows nothing of what waits.
+        self._joined.write_waiting()
 
 
 class JoiningTransport:
@@ -37,15 +42,16 @@ class JoiningTransport:
     def write(self, data: bytes) -> None:
         """Write soon, after what was given before."""
         if not self._waiting:
-            self._loop.call_soon(self._write_all)
+            self._loop.call_soon(self.write_waiting)
         self._waiting.append(data)
 
     def close(self) -> None:
         """Write what waits, then close."""
-        self._write_all()
+        self.write_waiting()
         self._transport.close()
 
-    def _write_all(self) -> None:
+    def write_waiting(self) -> None:
+        """Write now what was to be written soon."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             self._transport.write(b"".join(waiting))

@@ -111,9 +111,9 @@ class ReleaseLoader:
         retry = self._state.snapshot.lacks_something and time.monotonic() >= self._retry_at
         if stamp == self._seen and not retry:
             return False
-        # A pointer that moves while this runs is seen at the next look.
-        self._seen = stamp
         self._refresh()
+        # The stamp of before: a pointer that has moved meanwhile is seen at the next look.
+        self._seen = stamp
         self._retry_at = time.monotonic() + self._settings.retry_seconds
         return True
 

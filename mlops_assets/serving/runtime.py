@@ -135,10 +135,11 @@ class ServingRuntime:
     def _close(self) -> None:
         self._loader.stop()
         self.pool.shutdown()
-        self._explaining.close()
-        self.explainer.close()
+        # First: what has been answered is sealed, whatever the rest takes.
         if self._log is not None:
             self._log.close()
+        self._explaining.close()
+        self.explainer.close()
 
     async def _keep_house(self) -> None:
         assert self._log is not None

@@ -122,6 +122,8 @@ class ShadowQueue:
                         self._drop(job, "error")
                 finally:
                     self._rows -= rows
+                # Twice: replies that were given meanwhile are written before the next block, and not behind it.
+                await asyncio.sleep(0)
                 await asyncio.sleep(0)
 
     def _next(self) -> list[ShadowJob]:

@@ -367,4 +367,9 @@ def _uuid7_time(record_id: str) -> datetime | None:
         parsed = uuid.UUID(record_id)
     except ValueError:
         return None
-    return datetime.fromtimestamp((parsed.int >> 80) / 1000, UTC) if parsed.version == 7 else None
+    if parsed.version != 7:
+        return None
+    try:
+        return datetime.fromtimestamp((parsed.int >> 80) / 1000, UTC)
+    except (ValueError, OverflowError):  # a time that no calendar holds
+        return None

@@ -155,6 +155,21 @@ def test_a_freeze_meanwhile_holds_what_was_decided_by_itself(candidate: Candidat
     assert current(stores).champion.version == 3
 
 
+def test_so_does_one_that_publishes_no_plan(candidate: Candidate, monkeypatch: pytest.MonkeyPatch):
+    stores, now = candidate.stores, datetime.now(UTC)
+    decided = Decided("retrain", "auto", "it has decayed")
+    stores.ledger.record(Entry("delay", "d-1", decided, "sensor:delay_response", now))
+
+    def build(home: Home, *, instead: ReleasePlan) -> str:
+        stores.ledger.record(Entry("delay", "delay", Frozen("somebody looks"), "user:ann", now))
+        return "predictor:3"
+
+    monkeypatch.setattr(release, "build_bento", build)
+    with pytest.raises(ReleaseRefused, match="automation is frozen: somebody looks"):
+        candidate.deploy(decision="d-1")
+    assert current(stores).champion.version == 3
+
+
 def test_one_that_is_not_everywhere_yet_stays_and_is_finished_by_the_next_attempt(candidate: Candidate):
     """Workers that were late once had a good candidate withdrawn for ever."""
     with Faltering(candidate.stores, at_last=503) as service:
@@ -166,6 +181,26 @@ def test_one_that_is_not_everywhere_yet_stays_and_is_finished_by_the_next_attemp
         made = candidate.deploy()
     assert (made.plan, made.is_new, made.smoke.passed) == (plan, False, True)
     assert registry_of(candidate.stores).aliased("delay", "champion") == 4
+
+
+def test_one_that_an_attempt_before_has_published_is_withdrawn_where_it_does_not_hold(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+):
+    """A version that answers wrongly stayed in service, where the first attempt had found nobody to ask."""
+    with Faltering(candidate.stores, at_last=503), pytest.raises(ChangeFailed, match="run it again"):
+        candidate.deploy()
+    assert current(candidate.stores).champion.version == 4
+
+    def wait(*_given: Any) -> int:
+        if current(candidate.stores).champion.version == 4:
+            raise RefusedByWorker("worker w refuses it")
+        return 0
+
+    monkeypatch.setattr(confirm, "wait_until_live", wait)
+    with pytest.raises(ReleaseRefused, match="worker w refuses it"):
+        candidate.deploy()
+    plan = current(candidate.stores)
+    assert (plan.champion.version, plan.withdrawn) == (3, (4,))
 
 
 @pytest.mark.parametrize("followed", [False, True])

@@ -45,8 +45,8 @@ class TestWhoseItIs:
         asked(mine[0], "challenger")
         asked(mine[5], "challenger", wrong=True)
         seen = asked.seen()
-        assert seen.evidence["errors"] == (Errors(14, 0, 0, 2 / 14),)
-        assert seen.evidence["quality"] == (Errors(14, 1, 12, 2 / 14),)
+        assert seen.evidence["errors"] == (Errors(13, 0, 0, 1 / 13),), "nor does one of them that comes back later"
+        assert seen.evidence["quality"] == (Errors(13, 1, 12, 1 / 13),)
 
     def test_a_time_in_which_it_was_not_asked_is_compared_with_nothing(self, asked: Asked):
         """A bad one passed whatever it did, where the champion had answered for it for a while."""
@@ -74,9 +74,17 @@ class TestWhoseItIs:
         asked(theirs[0], "fallback", error="champion version 1: RuntimeError: a fault")
         asked(theirs[1], status=503, error="turned away", label=False)
         asked(theirs[2])
-        for _ in range(8):  # of a request that nobody answered neither entity nor share are known
+        assert asked.seen().evidence["errors"] == (Errors(3, 0, 1, 1 / 3),)
+
+    def test_what_nobody_answered_is_shared_out_as_entities_are(self, asked: Asked):
+        """Neither entity nor share of such a request are known: as the champion's alone it would speak for the challenger."""
+        asked(asked.entities(True, 1)[0], "challenger")
+        for _ in range(80):
             asked(None, status=500, error="the request failed inside the service", label=False)
-        assert asked.seen().evidence["errors"] == (Errors(11, 0, 9, 1 / 11),)
+        [errors] = asked.seen().evidence["errors"]
+        assert isinstance(errors, Errors)
+        assert errors.candidate + errors.champion == 80
+        assert 0 < errors.candidate < errors.champion
 
     def test_values_fed_back_go_by_the_share_that_came_true(self, tmp_path: Path):
         conversion = {"name": "conversion", "matters": 0.2}

@@ -1,5 +1,6 @@
 """The clock of a trial: what is asked about the past, or about the future, neither moves it nor ends the trial."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ def test_nor_what_is_asked_about_the_future(asked: Asked):
     ten_minutes(asked)
     in_thirty_years = 30 * 365 * DAY
     asked("new", minutes=in_thirty_years, also_shadow=True)
+    assert asked.seen().waited_s == 600
+
+
+@pytest.mark.parametrize("status", [422, 500])
+def test_nor_what_was_not_answered_which_is_dated_as_it_was_served(asked: Asked, status: int):
+    ten_minutes(asked)
+    now = int((datetime.now(UTC) - asked.trying.spec.live_from).total_seconds() // 60)
+    asked(None, minutes=now, status=status, error="refused", label=False)
     assert asked.seen().waited_s == 600
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
 from mlops_assets.serving.http_protocol import JoiningTransport, join_writes
 
@@ -52,6 +53,35 @@ def test_closing_writes_what_waits_first_and_once():
         return inner.done
 
     assert asyncio.run(go()) == [b"last words", "closed"]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_caller_that_says_no_more_is_answered(loop: str, monkeypatch: pytest.MonkeyPatch):
+    """It has closed its half of the connection with the request, and still reads."""
+    monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
+    join_writes()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def go() -> list[bytes]:
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        told = []
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            writer.write_eof()
+            told.append(await reader.read())
+            writer.close()
+        server.should_exit = True
+        await serving
+        return told
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+        assert [one.endswith(b"ok") for one in runner.run(go())] == [True] * 5
 
 
 @pytest.mark.parametrize("size", [1, 5_000_000])

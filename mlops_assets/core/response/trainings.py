@@ -30,6 +30,9 @@ def came_to(record: Record, training: Decision) -> CameTo:
     trial = trial_of(record, training)
     if trial is None:
         return training.outcome or "rejected"
+    if training.outcome == "refused" and not trial.promoted:
+        # By the workers, while it was being put on trial.
+        return "refused"
     step = None if trial.stepped is None else trial.stepped.step
     if step == "roll back" or (step == "dismiss" and not trial.promoted):
         return "refused"
@@ -69,7 +72,7 @@ def refused_in_a_row(record: Record) -> int:
     count = 0
     for one in reversed(trainings(record)):
         outcome = came_to(record, one)
-        if outcome in ("unchanged", "undecided"):
+        if outcome in ("unchanged", "undecided") or (outcome == "abandoned" and trial_of(record, one) is not None):
             continue
         if outcome != "refused" or (record.thawed is not None and (one.now or one.at) <= record.thawed):
             break

@@ -56,7 +56,7 @@ class DomainIndex:
         imputed: list[str] = []
         outside: list[str] = []
         for value, (name, kept, minimum, maximum, levels) in zip(row, self._features, strict=True):
-            if value is None or value != value:
+            if _is_missing(value):
                 if kept:
                     imputed.append(name)
             elif levels is not None:
@@ -75,7 +75,7 @@ class DomainIndex:
                 all(map(ge, numbers, self._minima))
                 and all(map(le, numbers, self._maxima))
                 and all(map(contains, self._levels, self._levelled(row)))
-                and (self._others is None or None not in self._others(row))
+                and (self._others is None or not any(map(_is_missing, self._others(row))))
             )
         except TypeError:  # None has no order
             return False
@@ -83,6 +83,10 @@ class DomainIndex:
 
 def _levels(feature: FeatureContract) -> frozenset[str] | None:
     return frozenset(feature.levels) if feature.type == "category" and feature.levels is not None else None
+
+
+def _is_missing(value: Value) -> bool:
+    return value is None or value != value
 
 
 def _or(bound: float | None, otherwise: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlops_assets.core.ledger import Ended
-from mlops_assets.core.response.trainings import came_to
+from mlops_assets.core.response.trainings import came_to, refused_in_a_row
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.spec.release import ReleaseSpec
 from mlops_assets_tests.core.response.examples import Story, data_of, drift_of, former_of, model_of, policy
@@ -142,6 +142,25 @@ class TestWhatATrialComesTo:
         story.step(2, *steps)
         training = next(one for one in story.record.decisions if one.id == response.decision_id)
         assert came_to(story.record, training) == expected
+
+    def test_one_that_workers_refuse_while_it_is_put_on_trial_is_refused(self) -> None:
+        """The trial that had just begun for it ended as superseded, and the count of refusals began anew."""
+        story = Story(trying())
+        response = story.bad_day()
+        story.try_out(response, 2)
+        story.write(response.decision_id, Ended("refused", 1, "run-2"))
+        story.step(2, "superseded")
+        training = next(one for one in story.record.decisions if one.id == response.decision_id)
+        assert came_to(story.record, training) == "refused"
+        assert refused_in_a_row(story.record) == 1
+
+    def test_one_that_something_else_has_ended_says_neither(self) -> None:
+        story = Story(trying(cooldown="1d"))
+        for version, step in ((2, "dismiss"), (3, "superseded"), (4, "dismiss")):
+            response = next(one for one in iter(story.bad_day, None) if one.decision.action == "retrain")
+            story.try_out(response, version)
+            story.step(version, step)
+        assert refused_in_a_row(story.record) == 2
 
     def test_a_training_without_a_trial_came_to_what_it_ended_with(self) -> None:
         story = Story(trying("immediate"))

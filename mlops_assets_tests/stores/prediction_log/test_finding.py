@@ -22,6 +22,7 @@ def test_all_roles_of_a_request_are_found_across_workers_and_segments(log):
     assert log.find(wanted.id) == (wanted, shadow)
     assert log.find(prediction(8).id) == (prediction(8),)
     assert log.find("request") == ()
+    assert log.find("ffffffff-ffff-7fff-bfff-ffffffffffff") == (), "a time that no calendar holds"
     assert log.find("") == ()
 
 
