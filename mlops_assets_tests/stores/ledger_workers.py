@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from mlops_assets.core.ledger import Frozen, Joined
@@ -18,8 +19,8 @@ def in_processes(count: int, what: Callable[[str, int], Any], url: str) -> list[
 
     They begin afresh: a fork of a process with threads, as other tests leave it, may wait for ever for a lock that nobody holds.
     """
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        return pool.starmap(what, [(url, number) for number in range(count)])
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(what, [url] * count, range(count)))
 
 
 def open_and_record(url: str, number: int) -> bool:
