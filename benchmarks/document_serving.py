@@ -63,7 +63,9 @@ def _speed() -> Iterable[str]:
                 (name, *speeds, *(_f(found, f"{what}_{of}") for what in ("cpu_us", "cpu_to_limit", "cpu_to_ours")))
             )
         yield from _table(header, rows)
-    yield f"\nRows that found the shadow's queue full and were not scored in shadow: {_f(found, 'shadow_dropped_pct')} %.\n"
+    single, batch = (_f(found, f"shadow_dropped_pct{of}") for of in ("", "_batch"))
+    yield "\nRows that found the shadow's queue full and were not scored in shadow: of single rows "
+    yield f"{single} %; of batches {batch} %, so that the shadow's row there is not the price of shadowing all.\n"
 
 
 def _swaps() -> Iterable[str]:
@@ -212,7 +214,9 @@ LOG: Final = """
 """
 OVERLOAD: Final = """
 ## Five times too many requests: `make bench-overload`
-A scorer slowed to 2 ms; 30 s of five times as many requests as can be answered, between two calm stretches.
+A scorer slowed to 2 ms; 30 s of five times as many requests as can be answered, between two calm stretches. A request may wait 4 ms
+in the worker (`MLOPS_MAX_WAIT_MS`). The default of a second is for models that take long: with it, and 512 connections, nobody was
+refused in such a flood, and more than half of the requests had no answer in time. Set it to about twice what scoring takes.
 """
 MEMORY: Final = """
 ## Memory: `make bench-memory`

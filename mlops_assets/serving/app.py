@@ -14,7 +14,7 @@ import uuid_utils
 
 from mlops_assets.core.records import Record
 from mlops_assets.serving import v2
-from mlops_assets.serving.asking import Turn, score
+from mlops_assets.serving.asking import Turn, in_service, loaded, score
 from mlops_assets.serving.describe import LiveModelsAnswer, describe
 from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door, headers_of
 from mlops_assets.serving.errors import Refusal
@@ -235,7 +235,7 @@ class ServingApp:
             await self._inner(scope, receive, send)
 
     async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:
-        live = _in_service(self._runtime.state.snapshot, model)
+        live = in_service(self._runtime.state.snapshot, model)
         turn = scope["mlops.turn"] = Turn(live, pinned="mlops.pinned" in scope)
         body = await self._door.body(scope, receive)
         runtime = self._runtime
@@ -249,7 +249,7 @@ class ServingApp:
         return answer
 
     async def _feedback(self, model: str, scope: Scope, receive: Receive) -> bytes:
-        live = _live(self._runtime.state.snapshot, model)
+        live = loaded(self._runtime.state.snapshot, model)
         body = await self._door.body(scope, receive)
         records = label_records(live.manifest, body, self._runtime.settings.max_rows)
         await self._append(model, records)
@@ -257,7 +257,7 @@ class ServingApp:
         return b'{"accepted":%d}' % len(records)
 
     async def _explain(self, model: str, scope: Scope, receive: Receive) -> bytes:
-        live = _in_service(self._runtime.state.snapshot, model)
+        live = in_service(self._runtime.state.snapshot, model)
         return await self._runtime.explainer.explain(live, await self._door.body(scope, receive))
 
     async def _models(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
@@ -266,7 +266,7 @@ class ServingApp:
         return msgspec.json.encode(LiveModelsAnswer(self._runtime.worker, models, dict(snapshot.errors)))
 
     async def _schema(self, model: str, _scope: Scope, _receive: Receive) -> bytes:
-        return msgspec.json.encode(request_schema(_live(self._runtime.state.snapshot, model).manifest))
+        return msgspec.json.encode(request_schema(loaded(self._runtime.state.snapshot, model).manifest))
 
     async def _openapi(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
         snapshot = self._runtime.state.snapshot
@@ -312,7 +312,7 @@ class ServingApp:
     def _of_version(self, model: str, scope: Scope) -> LiveModel:
         """The model that a path of the protocol names, in the version that is in service. Raises `Refusal`."""
         version = scope["mlops.target"].version
-        live = _in_service(self._runtime.state.snapshot, model)
+        live = in_service(self._runtime.state.snapshot, model)
         if version is not None and version != str(live.manifest.version):
             message = f"version {version[:20]!r} of {model} is not in service: version {live.manifest.version} is"
             raise Refusal(404, "unknown_version", message)
@@ -376,25 +376,6 @@ class ServingApp:
             return message
 
         await self._inner(scope, receive_in_step, send)
-
-
-def _in_service(snapshot: Snapshot, model: str) -> LiveModel:
-    retired = snapshot.retired
-    if retired and model in retired:
-        raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
-    return _live(snapshot, model)
-
-
-def _live(snapshot: Snapshot, model: str) -> LiveModel:
-    live = snapshot.models.get(model)
-    if live is not None:
-        return live
-    if model in snapshot.errors:
-        message = f"no release of {model} could be loaded yet: {snapshot.errors[model]}"
-        raise Refusal(503, "not_loaded", message, headers=((b"retry-after", b"1"),))
-    if not snapshot.models:
-        raise Refusal(503, "not_loaded", "no model is released yet", headers=((b"retry-after", b"5"),))
-    raise Refusal(404, "unknown_model", f"there is no model {model[:100]!r}: choose from {sorted(snapshot.models)}")
 
 
 def _require_method(scope: Scope, allowed: str) -> None:

@@ -20,7 +20,7 @@ from mlops_assets.serving.json_logs import about
 from mlops_assets.serving.scoring import Block, Means, VersionFailed, first_refused, put_at_once, put_to
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.shadow import ShadowJob
-from mlops_assets.serving.state import LiveModel
+from mlops_assets.serving.state import LiveModel, Snapshot
 
 logger = logging.getLogger("bentoml.mlops_assets.predict")
 
@@ -109,6 +109,27 @@ class Scored(msgspec.Struct):
     items: list[PredictItem]
     rows: list[RawRow]
     many: bool
+
+
+def in_service(snapshot: Snapshot, model: str) -> LiveModel:
+    """The champion of a model. Raises `Refusal` as `loaded`, and 410 where the model is retired."""
+    retired = snapshot.retired
+    if retired and model in retired:
+        raise Refusal(410, "retired", f"{model} is out of service: {retired[model].retired}")
+    return loaded(snapshot, model)
+
+
+def loaded(snapshot: Snapshot, model: str) -> LiveModel:
+    """The champion of a model, retired or not. Raises `Refusal` 404 for no such model, 503 where none could be loaded yet."""
+    live = snapshot.models.get(model)
+    if live is not None:
+        return live
+    if model in snapshot.errors:
+        message = f"no release of {model} could be loaded yet: {snapshot.errors[model]}"
+        raise Refusal(503, "not_loaded", message, headers=((b"retry-after", b"1"),))
+    if not snapshot.models:
+        raise Refusal(503, "not_loaded", "no model is released yet", headers=((b"retry-after", b"5"),))
+    raise Refusal(404, "unknown_model", f"there is no model {model[:100]!r}: choose from {sorted(snapshot.models)}")
 
 
 async def score(turn: Turn, body: bytes, settings: ServingSettings, means: Means) -> Scored:

@@ -58,6 +58,7 @@ class ServingRuntime:
         self.explainer = Explainer(source.bundle, PredictionLog(home.prediction_log), self._explaining)
         self._log: LogWriter | None = None
         self._log_waiting = 0
+        self._gc_threshold = gc.get_threshold()
         self._housekeeping: asyncio.Task[None] | None = None
 
     @property
@@ -74,7 +75,8 @@ class ServingRuntime:
         gc.collect()
         gc.freeze()
         # A request makes some hundred objects and no cycles: to look for cycles every few requests finds nothing.
-        gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
+        self._gc_threshold = gc.get_threshold()
+        gc.set_threshold(_YOUNG_OBJECTS, *self._gc_threshold[1:])
 
     async def stop(self) -> None:
         self.shedder.stop()
@@ -86,6 +88,7 @@ class ServingRuntime:
         await asyncio.to_thread(self._close)
         flush_tallies()
         gc.unfreeze()
+        gc.set_threshold(*self._gc_threshold)
 
     @property
     def waits_for_disk(self) -> bool:
@@ -135,11 +138,13 @@ class ServingRuntime:
     def _close(self) -> None:
         self._loader.stop()
         self.pool.shutdown()
-        # First: what has been answered is sealed, whatever the rest takes.
-        if self._log is not None:
-            self._log.close()
-        self._explaining.close()
-        self.explainer.close()
+        try:
+            # First: what has been answered is sealed, whatever the rest takes.
+            if self._log is not None:
+                self._log.close()
+        finally:
+            self._explaining.close()
+            self.explainer.close()
 
     async def _keep_house(self) -> None:
         assert self._log is not None
