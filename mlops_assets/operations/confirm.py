@@ -34,7 +34,8 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
 
     A challenger that comes in with the plan must be loaded by every worker too; one that was on trial before is no reason to take
     another change back. Nor are wrong answers a reason against a plan under which the same is answered as before: then the test
-    that is returned has not passed. A service that is too busy to be asked is asked again, as long as workers are waited for.
+    that is returned has not passed; or a worker that refuses its champion, which it had to load before: it is waited for, and
+    `mending.py` puts the bundle back. A service that is too busy to be asked is asked again, as long as workers are waited for.
 
     Raises
     ------
@@ -45,12 +46,7 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
     """
     patience_s = spec.release.confirm_timeout.total_seconds()
     until = time.monotonic() + patience_s
-    try:
-        workers = wait_until_live(stores.home, spec.name, plan.release, patience_s)
-    except RefusedByWorker as error:
-        raise DoesNotAnswer(str(error)) from error
-    except NotLive as error:
-        raise NotEverywhere(str(error)) from error
+    workers = _wait(stores, plan, until)
     while True:
         try:
             _require_challenger(stores, plan)
@@ -67,6 +63,23 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
         raise DoesNotAnswer(smoke.why)
     missing = _gone_without(stores, plan)
     return workers, replace(smoke, why="; ".join((smoke.why, *missing))) if missing else smoke
+
+
+def _wait(stores: Stores, plan: ReleasePlan, until: float) -> int:
+    """Until every live worker has the plan; how many there are."""
+    while True:
+        left_s = max(until - time.monotonic(), 0.0)
+        try:
+            return wait_until_live(stores.home, plan.model, plan.release, left_s)
+        except RefusedByWorker as error:
+            if _answers_change(stores, plan):
+                raise DoesNotAnswer(str(error)) from error
+            if not left_s:
+                told = f"version {plan.champion.version} answered before, and it is no fault of this plan that it is not loaded"
+                raise NotEverywhere(f"{error}; {told}") from error
+            time.sleep(_PAUSE_S)
+        except NotLive as error:
+            raise NotEverywhere(str(error)) from error
 
 
 def _gone_without(stores: Stores, plan: ReleasePlan) -> tuple[str, ...]:

@@ -91,6 +91,7 @@ class ReleaseLoader:
         self._reporting = threading.Lock()
         self._seen: object = None
         self._retry_at = 0.0
+        self._refused: dict[str, int] = {}
 
     def start(self) -> None:
         """Load what is released now, report it, and go on watching. Takes as long as the models take to load."""
@@ -138,6 +139,7 @@ class ReleaseLoader:
             heartbeat_at=datetime.now(UTC),
             models=loaded,
             errors=dict(snapshot.errors),
+            refused=self._refused,
         )
 
     def _watch(self) -> None:
@@ -160,10 +162,12 @@ class ReleaseLoader:
     def _refresh(self) -> None:
         models, errors = dict(self._state.snapshot.models), {}
         retired: dict[str, ReleasePlan] = {}
+        numbers: dict[str, int] = {}
         for model in self._source.models():
             former = models.get(model)
             try:
                 plan = self._source.plan(model)
+                numbers[model] = plan.release
                 if plan.retired is not None:
                     retired[model] = plan
                 live = cast_champion(self._source.bundle, plan, former)
@@ -187,6 +191,7 @@ class ReleaseLoader:
             if live is not former:
                 self._tell(live, former)
             models[model] = live
+        self._refused = {model: numbers[model] for model in errors if model in numbers}
         self._state.snapshot = Snapshot(models, errors, retired)
 
     def _meanwhile(self, models: Mapping[str, LiveModel], plan: ReleasePlan) -> Snapshot:

@@ -70,7 +70,15 @@ class LoadedRelease(msgspec.Struct):
 
 
 class WorkerState(msgspec.Struct):
-    """One worker's report; `errors` says by model why its newest release was not loaded."""
+    """One worker's report.
+
+    Attributes
+    ----------
+    errors
+        By model, why a release was not loaded: its champion is at fault, or the plan itself.
+    refused
+        Which release each of the `errors` is about. Missing where its plan could not be read, and in what older programs write.
+    """
 
     worker: str
     pid: int
@@ -79,6 +87,7 @@ class WorkerState(msgspec.Struct):
     heartbeat_at: datetime
     models: dict[str, LoadedRelease]
     errors: dict[str, str]
+    refused: dict[str, int] = {}
 
 
 class WorkerStore:

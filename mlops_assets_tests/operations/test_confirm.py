@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,6 +101,42 @@ def test_a_challenger_that_a_worker_says_nothing_of_is_waited_for(stores: Stores
     report(stores, plan, "a", None)
     with pytest.raises(NotEverywhere, match="worker a has not loaded the challenger, version 2"):
         confirm(HASTY, stores, plan)
+
+
+def refuse(stores: Stores, release: int, worker: str = "b") -> None:
+    """A worker that was started again cannot load the champion."""
+    now = datetime.now(UTC)
+    said, about = {"delay": "BundleError: the champion is damaged"}, {"delay": release}
+    stores.workers.report(WorkerState(worker, os.getpid(), socket.gethostname(), now, now, {}, said, about))
+
+
+class TestADamagedChampion:
+    def test_is_no_reason_to_take_a_trial_back(self, stores: Stores):
+        """The challenger was withdrawn for ever, because one worker could not load the champion."""
+        plan = on_trial(stores)
+        refuse(stores, plan.release)
+        with pytest.raises(
+            NotEverywhere, match=r"b refuses release 2 .*damaged; version 1 answered before, and it is no"
+        ):
+            confirm(HASTY, stores, plan)
+        assert plan.challenger is not None
+        timer = threading.Timer(
+            0.3, report, (stores, plan, "b", LoadedVersion(2, plan.challenger.bundle, "challenger"))
+        )
+        timer.start()
+        assert confirm(SPEC, stores, plan)[0] == 1, "it was put back meanwhile"
+        timer.join()
+
+    def test_nor_what_is_said_of_it_to_take_a_promotion_back(self, stores: Stores):
+        plan = on_trial(stores)
+        refuse(stores, plan.release)
+        over = promoted(plan, bundled(stores, small_model(version=2)), datetime.now(UTC), origin("r-promote"))
+        stores.releases.publish(over)
+        with pytest.raises(NotEverywhere, match="release 3 of delay is not loaded by b"):
+            confirm(HASTY, stores, over)
+        refuse(stores, over.release)
+        with pytest.raises(DoesNotAnswer, match="b refuses release 3"):
+            confirm(HASTY, stores, over)
 
 
 def dismissing(stores: Stores, spec: ModelSpec = HASTY) -> Changed:

@@ -38,11 +38,13 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home")
 
 
-def report(home: Home, worker: str, release: int, error: str | None = None) -> None:
+def report(home: Home, worker: str, release: int, error: str | None = None, **refused: int) -> None:
     now = datetime.now(UTC)
     loaded = {"delay": LoadedRelease(release, release, "sha256:x", now)} if release else {}
     errors = {} if error is None else {"delay": error}
-    WorkerStore(home.workers).report(WorkerState(worker, os.getpid(), "another-host", now, now, loaded, errors))
+    WorkerStore(home.workers).report(
+        WorkerState(worker, os.getpid(), "another-host", now, now, loaded, errors, refused)
+    )
 
 
 class TestWaiting:
@@ -65,6 +67,19 @@ class TestWaiting:
         report(home, "a", 2)
         report(home, "b", 1, "the bundle is damaged")
         with pytest.raises(NotLive, match=r"worker b refuses release 2 of delay.*the bundle is damaged"):
+            wait_until_live(home, "delay", 2)
+
+    def test_what_it_said_of_the_release_before_is_not_held_against_this_one(self, home: Home):
+        """A way back was taken back at once, because a worker still said that it could not load what it led away from."""
+        report(home, "a", 0, "the bundle is damaged", delay=1)
+        with pytest.raises(NotLive, match="not loaded by a"):
+            wait_until_live(home, "delay", 2, timeout=0.2)
+        later = threading.Timer(0.1, report, (home, "a", 2))
+        later.start()
+        assert wait_until_live(home, "delay", 2, timeout=20) == 1
+        later.join()
+        report(home, "a", 0, "the bundle is damaged", delay=2)
+        with pytest.raises(NotLive, match="refuses release 2"):
             wait_until_live(home, "delay", 2)
 
     def test_a_worker_that_never_has_it_is_named(self, home: Home):

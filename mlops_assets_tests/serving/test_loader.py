@@ -109,6 +109,15 @@ def test_a_refused_bundle_is_tried_again_and_taken_when_it_is_whole(home: Home):
         assert app.get("/v1/models").json()["errors"] == {}
 
 
+def test_a_worker_reports_which_release_it_refuses(home: Home):
+    bundle = BundleStore(home.bundles).put(small_model().manifest, small_model().files)
+    corrupt(home, bundle)
+    publish(home, "delay", Release(1, bundle))
+    with AppUnderTest(home):
+        (state,) = WorkerStore(home.workers).live(datetime.now(UTC), timedelta(seconds=5))
+        assert (state.models, list(state.errors), state.refused) == ({}, ["delay"], {"delay": 1})
+
+
 def test_a_worker_reports_what_it_has_and_leaves_nothing_when_it_stops(home: Home):
     plan = release(home, small_model())
     workers = WorkerStore(home.workers)
