@@ -15,6 +15,7 @@ import uuid_utils
 from mlops_assets.core.records import Record
 from mlops_assets.serving import v2
 from mlops_assets.serving.asking import Turn, in_service, loaded, score
+from mlops_assets.serving.at_once import DEBUG_HEADER, AtOnce
 from mlops_assets.serving.describe import LiveModelsAnswer, describe
 from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door, headers_of
 from mlops_assets.serving.errors import Refusal
@@ -22,7 +23,7 @@ from mlops_assets.serving.feedback import label_records
 from mlops_assets.serving.json_logs import about
 from mlops_assets.serving.metrics import RequestMetrics, count_labels
 from mlops_assets.serving.openapi import DOCS_FILES, DOCS_PAGE, openapi_document, request_schema
-from mlops_assets.serving.predict import count_predictions, failure_record, records_and_answer
+from mlops_assets.serving.predict import count_predictions, failure_record, not_logged, records_and_answer
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.shedding import DEADLINE_HEADER, SHED
 from mlops_assets.serving.state import LiveModel, Snapshot
@@ -43,13 +44,11 @@ _PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 _BENTOML_PATHS = frozenset({"/metrics", "/schema.json", *DOCS_FILES})
 _JSON = b"application/json"
 _NO_HEADERS: tuple[tuple[bytes, bytes], ...] = ()
-_DEBUG = b"x-mlops-debug"
 _HTML = b"text/html; charset=utf-8"
 # What a key must be allowed to do, by route; any key opens the others.
 _PERMISSIONS: dict[str, Permission] = {
     "predict": "predict",
     "infer": "predict",
-    "explain": "predict",
     "feedback": "feedback",
     "openapi": "admin",
     "docs": "admin",
@@ -76,10 +75,11 @@ class ServingApp:
         self._traces: Traces | None = None
         self._door = Door(runtime.settings)
         self._documents: tuple[Snapshot, bytes] | None = None
+        self.at_once = AtOnce(runtime, self._door, self._requests)
 
     async def start(self) -> None:
         """Open the door, then begin to work. Raises when keys, releases or the log cannot be worked with."""
-        self._traces = open_traces(self._runtime.settings.trace_share)
+        self._traces = self.at_once.traces = open_traces(self._runtime.settings.trace_share)
         await self._door.start()
         await self._runtime.start()
 
@@ -198,7 +198,7 @@ class ServingApp:
         turn.ended(status, seconds)
         if failure is None and shedder.learns:
             shedder.answered(model, turn.scoring_s)
-        if failure is None and headers_of(scope).get(_DEBUG) == b"1":
+        if failure is None and headers_of(scope).get(DEBUG_HEADER) == b"1":
             headers = (*headers, (b"x-mlops-release", turn.header))
         await _send(send, status, body, content_type, headers)
         if turn.shadow is not None and failure is None:
@@ -241,10 +241,7 @@ class ServingApp:
         runtime = self._runtime
         scored = await score(turn, body, runtime.settings, runtime.means)
         records, answer = records_and_answer(scored, scope["mlops.started"])
-        if runtime.waits_for_disk:
-            await self._append(model, records)
-        else:
-            self._append_at_once(model, records)
+        await self._append(live, records)
         count_predictions(turn, records)
         return answer
 
@@ -252,13 +249,14 @@ class ServingApp:
         live = loaded(self._runtime.state.snapshot, model)
         body = await self._door.body(scope, receive)
         records = label_records(live.manifest, body, self._runtime.settings.max_rows)
-        await self._append(model, records)
+        await self._append(live, records)
         count_labels(model, len(records))
         return b'{"accepted":%d}' % len(records)
 
     async def _explain(self, model: str, scope: Scope, receive: Receive) -> bytes:
         live = in_service(self._runtime.state.snapshot, model)
-        return await self._runtime.explainer.explain(live, await self._door.body(scope, receive))
+        body = await self._door.body(scope, receive)
+        return await self._runtime.explainer.explain(live, body, lambda wanted: self._door.admit(scope, wanted))
 
     async def _models(self, _model: str, _scope: Scope, _receive: Receive) -> bytes:
         snapshot = self._runtime.state.snapshot
@@ -321,22 +319,11 @@ class ServingApp:
     async def _unknown(self, _model: str, scope: Scope, _receive: Receive) -> bytes:
         raise Refusal(404, "not_found", "there is no such path: GET /openapi.json lists those there are")
 
-    async def _append(self, model: str, records: Sequence[Record]) -> None:
+    async def _append(self, live: LiveModel, records: Sequence[Record]) -> None:
         try:
             await self._runtime.append(records)
         except LogError as error:
-            raise self._not_logged(model, error) from error
-
-    def _append_at_once(self, model: str, records: Sequence[Record]) -> None:
-        try:
-            self._runtime.append_at_once(records)
-        except LogError as error:
-            raise self._not_logged(model, error) from error
-
-    def _not_logged(self, model: str, error: LogError) -> Refusal:
-        logger.error("Answering 503: %s", error, extra=about(self._runtime.state.snapshot.models.get(model)))
-        message = "the answer could not be logged and is therefore not given"
-        return Refusal(503, "not_logged", message, headers=((b"retry-after", b"1"),))
+            raise not_logged(live, error) from error
 
     async def _log_failure(self, model: str, route: str, scope: Scope, refusal: Refusal) -> None:
         """Leave a record of a predict request that got no prediction, where the model is known."""

@@ -17,7 +17,7 @@ from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.serving.contract import OneOrMany, PredictItem, RawRow
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.json_logs import about
-from mlops_assets.serving.scoring import Block, Means, VersionFailed, first_refused, put_at_once, put_to
+from mlops_assets.serving.scoring import Block, Means, VersionFailed, first_refused, put_to
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.shadow import ShadowJob
 from mlops_assets.serving.state import LiveModel, Snapshot
@@ -25,7 +25,6 @@ from mlops_assets.serving.state import LiveModel, Snapshot
 logger = logging.getLogger("bentoml.mlops_assets.predict")
 
 _SAID_SECONDS = 10.0
-_FIRST = range(1)
 
 
 class Part(msgspec.Struct):
@@ -145,14 +144,11 @@ async def score(turn: Turn, body: bytes, settings: ServingSettings, means: Means
     live = turn.live
     items, rows, many = live.contract.decode(body, settings.max_rows)
     scored = Scored(turn, items, rows, many)
-    if len(rows) == 1:
-        turn.parts = [await _ask_one(turn, scored, means)]
-        return scored
     challenger, everything = live.beside.challenger, range(len(rows))
     if challenger is None or challenger.role == "shadow":
         turn.parts = [await _ask(turn, live, scored, everything, means)]
         return scored
-    theirs = [place for place in everything if _is_of_the_share(turn, items[place])]
+    theirs = [place for place in everything if not turn.pinned and is_of_the_share(live, items[place])]
     if not theirs:
         turn.parts = [await _ask(turn, live, scored, everything, means)]
     elif len(theirs) == len(rows):
@@ -166,18 +162,16 @@ async def score(turn: Turn, body: bytes, settings: ServingSettings, means: Means
     return scored
 
 
-async def _ask_one(turn: Turn, scored: Scored, means: Means) -> Part:
-    """`_ask` for a request of one row, which is nearly all that is asked: at once where all is as it usually is."""
-    champion = first = turn.live
-    challenger = champion.beside.challenger
-    if challenger is not None and challenger.role != "shadow" and _is_of_the_share(turn, scored.items[0]):
-        first = challenger
-    if first.is_quick and means.cache is None and first.breaker.is_closed:
-        try:
-            return Part(put_at_once(first, scored.rows), _FIRST, None)
-        except (VersionFailed, ScorerError) as error:
-            return await _ask_after(turn, first, scored, _FIRST, means, error)
-    return await _ask(turn, first, scored, _FIRST, means)
+def is_of_the_share(champion: LiveModel, item: PredictItem) -> bool:
+    """Whether a row is the challenger's. Probes ask for the champion; a row without an entity goes by its id, made here."""
+    split = champion.beside.split
+    if item.probe or split is None:
+        return False
+    if item.entity is not None:
+        return split(item.entity)
+    if item.id is None:
+        item.id = str(uuid_utils.uuid7())
+    return split(item.id)
 
 
 async def _ask(turn: Turn, first: LiveModel, scored: Scored, places: Sequence[int], means: Means) -> Part:
@@ -262,18 +256,6 @@ async def _ask_others(
 
 def _rows_at(scored: Scored, places: Sequence[int]) -> list[RawRow]:
     return scored.rows if len(places) == len(scored.rows) else [scored.rows[place] for place in places]
-
-
-def _is_of_the_share(turn: Turn, item: PredictItem) -> bool:
-    """Whether a row is the challenger's. Probes ask for the champion; a row without an entity goes by its id, made here."""
-    split = turn.live.beside.split
-    if item.probe or turn.pinned or split is None:
-        return False
-    if item.entity is not None:
-        return split(item.entity)
-    if item.id is None:
-        item.id = str(uuid_utils.uuid7())
-    return split(item.id)
 
 
 _FEATURE = re.compile(r"feature '(.*?)'")

@@ -6,6 +6,7 @@ flagged in `core`, and never refused.
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
@@ -21,6 +22,10 @@ Key = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 T = TypeVar("T")
+
+
+class NotOneRow(Exception):
+    """A request that is a list, or wrong."""
 
 
 class PredictItem(Protocol):
@@ -50,10 +55,16 @@ class _ManyLabels(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OneOrMany(Generic[T]):
-    """Decodes a body that is one item, or an object with nothing but a list of them."""
+    """Decodes a body that is one item, or an object with nothing but a list of them.
+
+    Attributes
+    ----------
+    decode_one
+        Decodes a body that is one item, and raises what msgspec does.
+    """
 
     def __init__(self, one: type[T], many: type[Any], key: str):
-        self._one = msgspec.json.Decoder(one)
+        self.decode_one: Callable[[bytes], T] = msgspec.json.Decoder(one).decode
         self._many = msgspec.json.Decoder(many)
         self._key = key
         # The list is the only key of its object, so it is also the first.
@@ -62,7 +73,7 @@ class OneOrMany(Generic[T]):
     def decode(self, body: bytes, max_items: int) -> tuple[list[T], bool]:
         """Decode a body; also tells whether it was a list. Raises `Refusal` naming the field."""
         try:
-            return [self._one.decode(body)], False
+            return [self.decode_one(body)], False
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if self._is_many(body) is None:
                 raise refusal_of(error, body) from None
@@ -117,6 +128,27 @@ class RowContract:
         self._decoder: OneOrMany[Any] = OneOrMany(row, rows, "rows")
         self._names = names
         self._whole = [position for position, feature in enumerate(manifest.features) if feature.type == "integer"]
+
+    def decode_one(self, body: bytes) -> tuple[PredictItem, RawRow]:
+        """The row of a predict request that is no list, and its raw values in the manifest's order.
+
+        Raises
+        ------
+        NotOneRow, Refusal
+            For everything else, of which `decode` tells what it is.
+        """
+        try:
+            item = self._decoder.decode_one(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise NotOneRow from error
+        row = msgspec.structs.astuple(item.features)
+        for position in self._whole:
+            value = row[position]
+            if value is not None and not value.is_integer():
+                raise NotOneRow
+        if item.event_time is not None and item.event_time.tzinfo is not UTC:
+            item.event_time = in_utc(item.event_time, "event_time")
+        return item, row
 
     def decode(self, body: bytes, max_rows: int) -> tuple[list[PredictItem], list[RawRow], bool]:
         """The rows of a predict request, their raw values in the manifest's order, and whether it was a list.

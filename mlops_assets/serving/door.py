@@ -101,16 +101,18 @@ class Door:
         """
         if not self._asks:
             return
-        known, headers = self._known, headers_of(scope)
-        value = headers.get(b"authorization") or headers.get(b"x-api-key") or b""
-        found = known.verified.get(hash(value))
-        if found is not None and compare_digest(found[0], value) and time.time() < found[2]:
-            key = found[1]
-        else:
-            key = _verify(known, scope)
+        known = self._known
+        key = _remembered(known, headers_of(scope)) or _verify(known, scope)
         if permission is not None and permission not in key.scopes:
             raise _forbidden(key, permission)
         scope[KEY_ID] = key.id
+
+    def knows(self, headers: dict[bytes, bytes], permission: Permission) -> bool:
+        """Whether to let a request in needs no more than a look: its key has been seen, and has this permission."""
+        if not self._asks:
+            return True
+        key = _remembered(self._known, headers)
+        return key is not None and permission in key.scopes
 
     async def body(self, scope: Scope, receive: Receive, types: tuple[bytes, ...] = (b"application/json",)) -> bytes:
         """The whole body of a request, or what it was turned into where `scope[BODY]` holds that.
@@ -204,6 +206,15 @@ def listening_hosts() -> set[str]:
     """The addresses that this process has inherited or opened listening sockets on."""
     connections = psutil.Process().net_connections("tcp")
     return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+def _remembered(known: _Known, headers: dict[bytes, bytes]) -> ApiKey | None:
+    """The key that a request shows, where a request has shown it in the same words before."""
+    value = headers.get(b"authorization") or headers.get(b"x-api-key") or b""
+    found = known.verified.get(hash(value))
+    if found is not None and compare_digest(found[0], value) and time.time() < found[2]:
+        return found[1]
+    return None
 
 
 def _verify(known: _Known, scope: Scope) -> ApiKey:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+Headers = tuple[tuple[bytes, bytes], ...]
+
 
 class ErrorBody(msgspec.Struct, omit_defaults=True):
     """What is wrong: a stable code for programs, a message for people, and the path of the field where there is one."""
@@ -26,7 +28,7 @@ class Refusal(Exception):
         code: str,
         message: str,
         field: str | None = None,
-        headers: tuple[tuple[bytes, bytes], ...] = (),
+        headers: Headers = (),
     ):
         super().__init__(message)
         self.status = status

@@ -1,5 +1,6 @@
 """What is made of the answers to a predict request: the reply, the log's records, the counts. Who answers: `asking.py`."""
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,10 +10,16 @@ import msgspec
 import uuid_utils
 
 from mlops_assets.core.records import PredictionRecord
-from mlops_assets.serving.asking import Part, Scored, Turn
+from mlops_assets.serving.asking import Scored, Turn
 from mlops_assets.serving.contract import PredictItem, RawRow
+from mlops_assets.serving.errors import Refusal
+from mlops_assets.serving.json_logs import about
+from mlops_assets.serving.scoring import Block
 from mlops_assets.serving.shadow import ShadowJob
 from mlops_assets.serving.state import LiveModel
+from mlops_assets.stores.prediction_log import LogError
+
+logger = logging.getLogger("bentoml.mlops_assets.predict")
 
 _ENCODE = msgspec.json.Encoder().encode
 _DEGRADED = frozenset({"standby", "fallback"})
@@ -74,10 +81,12 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
     """
     turn, items = scored.turn, scored.items
     champion, parts = turn.live, turn.parts
+    if not scored.many:
+        record, answer = record_and_answer(items[0], parts[0].block, started, parts[0].why)
+        turn.shadow = shadow_of(champion, [record], scored.rows)
+        return [record], answer
     served_at = datetime.now(UTC)
     latency_ms = (time.perf_counter() - started) * 1e3
-    if not scored.many:
-        return _record_and_answer(scored, parts[0], served_at, latency_ms)
     records: list[Any] = [None] * len(items)
     outcomes: list[Any] = [None] * len(items)
     degraded: bool | msgspec.UnsetType = msgspec.UNSET
@@ -93,40 +102,69 @@ def records_and_answer(scored: Scored, started: float) -> tuple[list[PredictionR
             outcomes[place] = Outcome(records[place].id, *outputs_of(live, output), *flags, *who)
     first = champion if differ else parts[0].block.live
     head = (first.manifest.model, first.manifest.version, first.plan.release, first.role)
-    turn.shadow = _shadow_of(champion, scored, records)
+    turn.shadow = shadow_of(champion, records, scored.rows)
     return records, _ENCODE(ManyAnswers(*head, outcomes, degraded))
 
 
-def _record_and_answer(
-    scored: Scored, part: Part, served_at: datetime, latency_ms: float
-) -> tuple[list[PredictionRecord], bytes]:
-    block = part.block
+def record_and_answer(
+    item: PredictItem, block: Block, started: float, why: str | None = None
+) -> tuple[PredictionRecord, bytes]:
+    """The log record of a request for one row, and the body to send once it is written.
+
+    Parameters
+    ----------
+    block
+        Of that row alone.
+    started
+        `time.perf_counter()` when the request came in.
+    why
+        It is not answered by the version that should have.
+    """
     live, output = block.live, block.outputs[0]
-    record, flags = _record(
-        live, scored.items[0], block.rows[0], block.used[0], output, served_at, latency_ms, part.why
-    )
-    records = [record]
-    turn = scored.turn
-    turn.shadow = _shadow_of(turn.live, scored, records)
+    served_at = datetime.now(UTC)
+    latency_ms = (time.perf_counter() - started) * 1e3
+    record, flags = _record(live, item, block.rows[0], block.used[0], output, served_at, latency_ms, why)
     degraded = True if live.role in _DEGRADED else msgspec.UNSET
     manifest = live.manifest
     answer = OneAnswer(
         record.id, manifest.model, manifest.version, live.plan.release, live.role, *outputs_of(live, output), *flags, degraded
     )  # fmt: skip
-    return records, _ENCODE(answer)
+    return record, _ENCODE(answer)
+
+
+def shadow_of(champion: LiveModel, records: list[PredictionRecord], rows: list[RawRow]) -> ShadowJob | None:
+    """What of a request's answers a challenger is to score too; rows are in the order of the champion's contract."""
+    challenger, split = champion.beside.challenger, champion.beside.split
+    if challenger is None or split is None or challenger.role != "shadow":
+        return None
+    places = [place for place, record in enumerate(records) if not record.probe and split(record.entity or record.id)]
+    if not places:
+        return None
+    return ShadowJob(challenger, [records[place] for place in places], [rows[place] for place in places])
 
 
 def count_predictions(turn: Turn, records: Sequence[PredictionRecord]) -> None:
     """Count rows that are answered and logged, and what of them was imputed or out of the known domain."""
     turn.records = records
     for part in turn.parts:
-        metrics = part.block.live.metrics
-        metrics.predictions.inc(len(part.places))
-        metrics.confident(part.block.outputs)
-        for place in part.places:
-            record = records[place]
-            if record.imputed or record.out_of_domain:
-                metrics.flagged(record.imputed, record.out_of_domain)
+        count_block(part.block, [records[place] for place in part.places])
+
+
+def count_block(block: Block, records: Sequence[PredictionRecord]) -> None:
+    """`count_predictions` for the rows of one version, with their records."""
+    metrics = block.live.metrics
+    metrics.predictions.inc(len(records))
+    metrics.confident(block.outputs)
+    for record in records:
+        if record.imputed or record.out_of_domain:
+            metrics.flagged(record.imputed, record.out_of_domain)
+
+
+def not_logged(live: LiveModel, error: LogError) -> Refusal:
+    """What is said where an answer could not be written to the log."""
+    logger.error("Answering 503: %s", error, extra=about(live))
+    message = "the answer could not be logged and is therefore not given"
+    return Refusal(503, "not_logged", message, headers=((b"retry-after", b"1"),))
 
 
 def failure_record(
@@ -148,16 +186,6 @@ def failure_record(
         status=status,
         error=error[:500],
     )
-
-
-def _shadow_of(champion: LiveModel, scored: Scored, records: list[PredictionRecord]) -> ShadowJob | None:
-    challenger, split = champion.beside.challenger, champion.beside.split
-    if challenger is None or split is None or challenger.role != "shadow":
-        return None
-    places = [place for place, record in enumerate(records) if not record.probe and split(record.entity or record.id)]
-    if not places:
-        return None
-    return ShadowJob(challenger, [records[place] for place in places], [scored.rows[place] for place in places])
 
 
 def _record(

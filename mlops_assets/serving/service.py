@@ -11,7 +11,7 @@ from typing import Any
 import bentoml
 
 from mlops_assets.serving.app import ServingApp
-from mlops_assets.serving.http_protocol import join_writes
+from mlops_assets.serving.http_protocol import speak
 from mlops_assets.serving.json_logs import log_as_json
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.settings import ServingSettings
@@ -28,12 +28,13 @@ class PredictorService(bentoml.Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> ServingApp:
         # uvicorn formats a line per request before it finds that nobody reads it; our metrics and log say more.
         logging.getLogger("uvicorn.access").propagate = False
-        join_writes()
         settings = ServingSettings.from_environment()
         if settings.log_format == "json":
             log_as_json()
         runtime = ServingRuntime(settings, self.carried)
-        return ServingApp(super().to_asgi(is_main), runtime)
+        app = ServingApp(super().to_asgi(is_main), runtime)
+        speak(app.at_once)
+        return app
 
 
 def predictor_service(folder: Path) -> bentoml.Service[Any]:

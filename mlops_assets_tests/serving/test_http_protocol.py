@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from mlops_assets.serving.http_protocol import JoiningTransport, join_writes
+from mlops_assets.serving.http_protocol import JoiningTransport, Nobody, speak
 
 
 class Recorded:
@@ -59,7 +59,7 @@ def test_closing_writes_what_waits_first_and_once():
 def test_a_caller_that_says_no_more_is_answered(loop: str, monkeypatch: pytest.MonkeyPatch):
     """It has closed its half of the connection with the request, and still reads."""
     monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
-    join_writes()
+    speak(Nobody())
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -88,7 +88,7 @@ def test_a_caller_that_says_no_more_is_answered(loop: str, monkeypatch: pytest.M
 def test_pipelined_requests_are_answered_whole_and_in_order(size: int, monkeypatch: pytest.MonkeyPatch):
     """Over a real socket, with a reply larger than its buffers, and a connection that ends with the last one."""
     monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
-    join_writes()
+    speak(Nobody())
     bodies = [b"%d" % place * size for place in range(3)]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
