@@ -19,16 +19,20 @@ from mlops_assets.core.records import SHADOW, PredictionRecord, Role
 from mlops_assets.core.scoring.scorer import TOLERANCE, ScorerError, differences
 from mlops_assets.serving.contract import Key, RawRow, RawValue, refusal_of
 from mlops_assets.serving.errors import Refusal
-from mlops_assets.serving.explain_process import ExplainerFailed
+from mlops_assets.serving.explain_process import Asking, ExplainerFailed, Lookup
 from mlops_assets.serving.metrics import count_shed
 from mlops_assets.serving.predict import outputs_of
 from mlops_assets.serving.shedding import SHED
 from mlops_assets.serving.state import LiveModel
+from mlops_assets.stores.api_keys import Permission
 from mlops_assets.stores.bundles import Bundle, BundleError
+from mlops_assets.stores.log_search import Limits, Search
 from mlops_assets.stores.prediction_log import LogError, PredictionLog
 
 MOST_WAITING = 8
 MOST_SECONDS = 30.0
+# An id that tells no time, or a wrong one, is looked for from the newest segment backwards: to here and no further.
+LOOK_BACK = Limits(bytes=1024**3, segments=2_000, seconds=10.0, records=1_000)
 
 _ENCODE = msgspec.json.Encoder().encode
 _RETRY = ((b"retry-after", b"5"),)
@@ -105,37 +109,44 @@ class Explainer:
     ----------
     bundle_of
         The bundle of an id; raises `BundleError` when it is not whole.
-    ask
-        `core.explaining.answer`, done elsewhere; may raise `ExplainerFailed` too.
+    asking
+        Attributes answers and searches the log, in another process: here it would hold up whoever is answered meanwhile.
     waiting
         Explanations that may wait or be made; further ones are answered 503.
     seconds
         Longest that a caller waits. What has been begun is ended all the same.
+    look_back
+        How far answers on record are looked for.
     """
 
     def __init__(
         self,
         bundle_of: Callable[[str], Bundle],
         log: PredictionLog,
-        ask: Callable[[Question], Attribution],
+        asking: Asking,
         waiting: int = MOST_WAITING,
         seconds: float = MOST_SECONDS,
+        look_back: Limits = LOOK_BACK,
     ) -> None:
         self._bundle_of = bundle_of
         self._log = log
-        self._ask = ask
+        self._asking = asking
+        self._look_back = look_back
         self._most = waiting
         self._seconds = seconds
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explaining")
         self.waiting = 0
 
-    async def explain(self, live: LiveModel, body: bytes) -> bytes:
+    async def explain(self, live: LiveModel, body: bytes, require: Callable[[Permission], None]) -> bytes:
         """Read a request and answer it.
 
         Parameters
         ----------
         live
             The champion, with those beside it.
+        require
+            Raises `Refusal` 403 where the caller's key lacks a scope. Who sends a row may ask for what it would be answered
+            anyway; an answer on record may be anybody's.
 
         Raises
         ------
@@ -143,7 +154,9 @@ class Explainer:
             As for `predict` what does not fit the contract; 404 for an id that is not on record; 409 for an answer that cannot be
             explained; 501 without `shap`; 503 when too many wait, or it takes too long.
         """
-        wanted = _wanted(live, body)
+        by_id = _IS_ID(body) is not None
+        require("explain" if by_id else "predict")
+        wanted = _by_id(body) if by_id else _of_row(live, body)
         if self.waiting >= self._most:
             count_shed(live.manifest.model, "explain")
             raise Refusal(503, SHED, "too many explanations are being made: come back later", headers=_RETRY)
@@ -174,7 +187,7 @@ class Explainer:
             files = self._bundle_of(case.live.bundle).files
             if BACKGROUND not in files:
                 raise CannotExplain("its bundle holds no rows of the training to compare with: train the model again")
-            found = self._ask(Question(case.live.bundle, manifest, files, _taken_away(case), case.used))
+            found = self._asking.attribute(Question(case.live.bundle, manifest, files, _taken_away(case), case.used))
         except NotInstalled as error:
             raise Refusal(501, "not_installed", str(error)) from error
         except (CannotExplain, BundleError) as error:
@@ -193,21 +206,40 @@ class Explainer:
     def _on_record(self, live: LiveModel, prediction_id: str) -> Case:
         model = live.manifest.model
         try:
-            records = [one for one in self._log.find(prediction_id) if one.model == model and one.role != SHADOW]
-        except LogError as error:
+            searched = self._asking.search(Lookup(str(self._log.root), prediction_id, self._look_back))
+        except (LogError, ExplainerFailed) as error:
             raise Refusal(503, "not_readable", f"the prediction log cannot be read: {error}", headers=_RETRY) from error
+        records = [one for one in searched.records if one.model == model and one.role != SHADOW]
         if not records:
-            message = f"no answer of {model} has the id {prediction_id!r}, or its record has been cleared away"
-            raise Refusal(404, "unknown_prediction", message, "prediction_id")
+            raise _not_found(model, prediction_id, searched)
         return _case_of(live, records[-1])
 
 
-def _wanted(live: LiveModel, body: bytes) -> Case | ById:
-    if _IS_ID(body) is not None:
-        try:
-            return msgspec.json.decode(body, type=ById)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise refusal_of(error, body) from None
+def _not_found(model: str, prediction_id: str, searched: Search) -> Refusal:
+    if searched.unreadable and not searched.records:
+        message = f"the prediction log cannot be read: the record of {prediction_id} is lost: {searched.unreadable}"
+        return Refusal(503, "not_readable", message, headers=_RETRY)
+    message = f"no answer of {model} has the id {prediction_id!r}"
+    if searched.back_to is None or searched.records:
+        return Refusal(404, "unknown_prediction", f"{message}, or its record has been cleared away", "prediction_id")
+    since = (
+        f"in what was logged from {searched.back_to:%Y-%m-%d %H:%M:%S}Z on, nor at the time that the id tells, if any"
+    )
+    if searched.out_of_time:
+        message = f"{message} {since}; to look further back took too long"
+        return Refusal(503, "not_found_yet", message, headers=_RETRY)
+    message = f"{message} {since}: `mlops-assets trace` looks through the whole log"
+    return Refusal(404, "unknown_prediction", message, "prediction_id")
+
+
+def _by_id(body: bytes) -> ById:
+    try:
+        return msgspec.json.decode(body, type=ById)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise refusal_of(error, body) from None
+
+
+def _of_row(live: LiveModel, body: bytes) -> Case:
     items, rows, many = live.contract.decode(body, 1)
     if many:
         raise Refusal(422, "invalid_value", "one row is explained at a time: send it alone, not in a list", "rows")

@@ -1,8 +1,8 @@
 """The process that explanations are made in, and how a worker asks it. Which answers are explained is told in `explain.py`.
 
-`shap` takes seconds of processor time and some 200 MB to import: in the worker's own process, answers would wait for that. The
-process is started with the first explanation and ends when nobody asks for long, or with the worker. Both sides write frames: four
-bytes of length, and MessagePack.
+`shap` takes seconds of processor time and some 200 MB to import, and the prediction log may be long: in the worker's own process,
+answers would wait for either. The process is started with the first question and ends when nobody asks for long, or with the
+worker. Both sides write frames: four bytes of length, and MessagePack.
 """
 
 import contextlib
@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO
+from pathlib import Path
+from typing import IO, Protocol
 
 import msgspec
 
 from mlops_assets.core.explaining import Attribution, CannotExplain, NotInstalled, Question, answer, warm_up
 from mlops_assets.core.scoring.scorer import ScorerError
+from mlops_assets.stores.log_search import Limits, Search
+from mlops_assets.stores.prediction_log import LogError, PredictionLog
 
 IDLE_SECONDS = 600.0
 WORK_SECONDS = 60.0
-START_SECONDS = 600.0  # it needs ten seconds of a core that is not busy, and gives way to all that is
+WARM_UP_SECONDS = 600.0  # it needs ten seconds of a core that is not busy, and gives way to all that is
 
 _NICE = 5
 _LENGTH = 4
@@ -32,12 +35,40 @@ class ExplainerFailed(RuntimeError):
     """The process died, or took too long."""
 
 
+class Lookup(msgspec.Struct, frozen=True):
+    """Which answer is looked for, in the log of which folder."""
+
+    folder: str
+    prediction_id: str
+    limits: Limits
+
+
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of the two."""
+
+    question: Question | None = None
+    lookup: Lookup | None = None
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An attribution, or what was raised in its place and why."""
+    """What was asked for, or what was raised in its place and why."""
 
     attribution: Attribution | None = None
+    search: Search | None = None
     raised: str = ""
     message: str = ""
+
+
+class Asking(Protocol):
+    """What explanations are made with."""
+
+    def attribute(self, question: Question) -> Attribution:
+        """`core.explaining.answer`, done elsewhere; may raise `ExplainerFailed` too."""
+        ...
+
+    def search(self, lookup: Lookup) -> Search:
+        """`PredictionLog.search`, done elsewhere; may raise `ExplainerFailed` too."""
+        ...
 
 
 class ExplainProcess:
@@ -55,11 +86,22 @@ class ExplainProcess:
         self._work_seconds = work_seconds
         self._idle_seconds = idle_seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_warm = False
         self._closed = False
 
-    def __call__(self, question: Question) -> Attribution:
+    def attribute(self, question: Question) -> Attribution:
         """Have a question answered. Raises what `core.explaining.answer` raises, and `ExplainerFailed`."""
-        asked = msgspec.msgpack.encode(question)
+        found = self._answered(Asked(question=question)).attribution
+        assert found is not None
+        return found
+
+    def search(self, lookup: Lookup) -> Search:
+        """Have the log searched. Raises `LogError`, and `ExplainerFailed`."""
+        found = self._answered(Asked(lookup=lookup)).search
+        assert found is not None
+        return found
+
+    def _answered(self, asked: Asked) -> Answer:
         known = self._process
         reply = None if known is None else self._ask(known, asked)
         if reply is None:
@@ -68,10 +110,10 @@ class ExplainProcess:
         if reply is None:
             self._end()
             raise ExplainerFailed("the process that makes explanations has died; the service's log says why")
-        found = msgspec.msgpack.decode(reply, type=Answer)
-        if found.attribution is None:
-            raise _RAISED[found.raised](found.message)
-        return found.attribution
+        answer = msgspec.msgpack.decode(reply, type=Answer)
+        if answer.raised:
+            raise _RAISED[answer.raised](answer.message)
+        return answer
 
     def close(self) -> None:
         """End the process, also in the middle of an answer. Called by any thread."""
@@ -89,6 +131,7 @@ class ExplainProcess:
         if self._closed:
             raise ExplainerFailed("the service ends")
         path = os.pathsep.join(folder for folder in sys.path if folder)
+        self._is_warm = False
         process = self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(self._idle_seconds), str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -96,46 +139,69 @@ class ExplainProcess:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # an interrupt in a terminal is the worker's to handle
         )
-        assert process.stdout is not None
         if self._closed:
             self._end()
             raise ExplainerFailed("the service ends")
-        if not _is_readable(process.stdout, START_SECONDS):
+        # It says with an empty frame that it can begin.
+        if self._reply(process, WARM_UP_SECONDS) is None:
             self._end()
-            raise ExplainerFailed(f"the process that makes explanations was not ready within {START_SECONDS:g} s")
-        _read(process.stdout)
+            raise ExplainerFailed("the process that makes explanations did not start; the service's log says why")
         return process
 
-    def _ask(self, process: "subprocess.Popen[bytes]", question: bytes) -> bytes | None:
+    def _ask(self, process: "subprocess.Popen[bytes]", asked: Asked) -> bytes | None:
         """The reply; None where the process is gone."""
         assert process.stdin is not None
-        assert process.stdout is not None
         try:
-            _write(process.stdin, question)
+            _write(process.stdin, msgspec.msgpack.encode(asked))
         except BrokenPipeError:
             return None
-        if not _is_readable(process.stdout, self._work_seconds):
+        if asked.question is not None and not self._is_warm:
+            # And again that it has imported what it explains with.
+            if self._reply(process, WARM_UP_SECONDS) is None:
+                return None
+            self._is_warm = True
+        return self._reply(process, self._work_seconds)
+
+    def _reply(self, process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
+        assert process.stdout is not None
+        if not _is_readable(process.stdout, seconds):
             self._end()
-            raise ExplainerFailed(f"the explanation was not ready within {self._work_seconds:g} s, and is given up")
+            raise ExplainerFailed(f"the process that makes explanations took more than {seconds:g} s, and was ended")
         return _read(process.stdout)
 
 
-_RAISED: dict[str, type[Exception]] = {one.__name__: one for one in (CannotExplain, NotInstalled, ScorerError)}
+_RAISED: dict[str, type[Exception]] = {
+    one.__name__: one for one in (CannotExplain, NotInstalled, ScorerError, LogError)
+}
 
 
 def serve(questions: IO[bytes], answers: IO[bytes], idle_seconds: float) -> None:
-    """Say with an empty frame that it can begin, and answer until no more is asked."""
+    """Say with an empty frame that it can begin, and answer until no more is asked.
+
+    A second empty frame, before the answer to the first question that needs them, says that the large libraries are there.
+    """
     _write(answers, b"")
+    is_warm = False
     while _is_readable(questions, idle_seconds):
-        asked = _read(questions)
-        if asked is None:
+        frame = _read(questions)
+        if frame is None:
             return
-        _write(answers, msgspec.msgpack.encode(_answer(msgspec.msgpack.decode(asked, type=Question))))
+        asked = msgspec.msgpack.decode(frame, type=Asked)
+        if asked.question is not None and not is_warm:
+            with contextlib.suppress(NotInstalled):  # whoever asks is told
+                warm_up()
+            _write(answers, b"")
+            is_warm = True
+        _write(answers, msgspec.msgpack.encode(_answer(asked)))
 
 
-def _answer(question: Question) -> Answer:
+def _answer(asked: Asked) -> Answer:
     try:
-        return Answer(answer(question))
+        if asked.lookup is not None:
+            log = PredictionLog(Path(asked.lookup.folder))
+            return Answer(search=log.search(asked.lookup.prediction_id, asked.lookup.limits))
+        assert asked.question is not None
+        return Answer(answer(asked.question))
     except tuple(_RAISED.values()) as error:
         name = next(name for name, one in _RAISED.items() if isinstance(error, one))
         return Answer(raised=name, message=str(error))
@@ -177,6 +243,4 @@ if __name__ == "__main__":
     # Whatever a library prints is no answer.
     answering = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    with contextlib.suppress(NotInstalled):  # whoever asks is told
-        warm_up()
     serve(sys.stdin.buffer, answering, float(sys.argv[1]))

@@ -28,6 +28,7 @@ def explain_path(manifest: Manifest) -> dict[str, Any]:
         f"/v1/models/{manifest.model}/explain": {
             "post": {
                 "summary": f"What each feature adds to a prediction of {manifest.label}: of a row, or of an answer on record",
+                "description": "With keys on, a row asks for the scope `predict`, an answer on record for the scope `explain`.",
                 "tags": [manifest.model],
                 "requestBody": {"required": True, **_content({"anyOf": [row, _BY_ID]})},
                 "responses": {

@@ -26,7 +26,8 @@ from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.serving.stream_messages import StreamRow, encoded_answer, is_answer, row_of
 from mlops_assets.serving.stream_nats import PAUSE_S, StreamSettings, connected, consumer, fetched, require_no_circle
 from mlops_assets.stores.bundles import BundleError, BundleStore
-from mlops_assets.stores.prediction_log import SAME_REQUEST, PredictionLog
+from mlops_assets.stores.log_search import SAME_REQUEST
+from mlops_assets.stores.prediction_log import PredictionLog
 
 logger = logging.getLogger("bentoml.mlops_assets.stream")
 

@@ -20,7 +20,7 @@ import msgspec
 
 from mlops_assets.stores.files import locked, make_folder, write_whole
 
-Permission = Literal["predict", "feedback", "admin"]
+Permission = Literal["predict", "explain", "feedback", "admin"]
 PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 INTERNAL = "internal"
 
@@ -159,11 +159,12 @@ class ApiKeyStore:
             return None
 
     def ensure_internal(self, at: datetime) -> None:
-        """Make the platform's own key, with all scopes, unless there is one that opens."""
+        """Make the platform's own key, with all scopes there are, unless there is such a key that opens."""
         make_folder(self.path.parent)
         with locked(self._lock):
             present = self.internal()
-            if present is not None and KeyRing(self.all()).verify(present.encode(), at.timestamp()) is not None:
+            key = None if present is None else KeyRing(self.all()).verify(present.encode(), at.timestamp())
+            if key is not None and set(PERMISSIONS) <= set(key.scopes):
                 return
             _, secret = self._add(INTERNAL, PERMISSIONS, "the service", at, None)
             write_whole(self._internal, secret.encode(), mode=0o600)

@@ -4,6 +4,7 @@ A segment starts with a magic number and the format's version, followed by frame
 and the payload, one record. The last frame of a sealed segment sums it up. Files, locks and who writes when are not known here.
 """
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,27 @@ def last_footer(tail: bytes) -> Footer | None:
     return frame if isinstance(frame, Footer) else None
 
 
+def beginning(record_id: str) -> bytes:
+    """What a prediction with this id begins with, behind the head of its payload, and nothing else holds.
+
+    Its kind and its id are what is written first. No text holds these bytes, for they are no UTF-8.
+    """
+    return _KIND_AND_ID + _encode(record_id)
+
+
+def frame_at(descriptor: int, begins: int) -> tuple[int, int, memoryview | None]:
+    """Offset, size and payload of the frame in a file whose record's `beginning` is there; None when it is not whole."""
+    for head in _MAP_HEADS:
+        offset = begins - head - _FRAME.size
+        framing = os.pread(descriptor, _FRAME.size, offset) if offset >= 0 else b""
+        if len(framing) == _FRAME.size and framing.startswith(_MARK):
+            size = _FRAME.size + min(_FRAME.unpack(framing)[1], os.fstat(descriptor).st_size)
+            content = os.pread(descriptor, size, offset)
+            whole = _end_of_frame(memoryview(content), 0)
+            return offset, size, memoryview(content)[_FRAME.size :] if whole else None
+    return begins, 0, None
+
+
 def preamble() -> bytes:
     """What a new segment starts with."""
     return _PREAMBLE.pack(_MAGIC, VERSION)
@@ -139,5 +161,7 @@ _MAGIC = b"mlopslog"
 _PREAMBLE = struct.Struct("<8sI")
 _FRAME = struct.Struct("<4sII")  # mark, length of the payload, CRC-32 of the payload
 _MARK = b"\xf5\xc0\xff\xc1"  # bytes that no UTF-8 text holds, so that no text in a record looks like a frame
+_MAP_HEADS = (1, 3)  # bytes that tell how many fields follow: up to 15, or more
+_KIND_AND_ID = b"\xa4kind\xaaprediction\xa2id"
 _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(PredictionRecord | LabelRecord | Footer)

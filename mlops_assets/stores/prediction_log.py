@@ -7,10 +7,9 @@ written that of `log_segment`, and turning segments into tables that of `operati
 import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +25,7 @@ from mlops_assets.stores.log_frames import (
     frames,
     last_footer,
 )
+from mlops_assets.stores.log_search import Limits, Search, search
 from mlops_assets.stores.log_segment import OpenSegment, settle, take_over
 
 Durability = Literal["os", "disk"]
@@ -220,21 +220,19 @@ class PredictionLog:
     def find(self, record_id: str) -> tuple[PredictionRecord, ...]:
         """The predictions with this id, one per role and version, in the order of serving; empty when there is none.
 
-        Looks first where the time in a UUIDv7 points, then through the newest segments. Having found one it reads no
-        segment further than `SAME_REQUEST` away. Raises `LogError` when its only trace is in a damaged stretch.
+        Looks as `search` does, without limits. Raises `LogError` when its only trace is where nothing can be read.
         """
-        segments = [segment for segment in self.segments() if segment.records]
-        segments.sort(
-            key=lambda segment: (_overlaps(segment, _uuid7_time(record_id)), segment.last_served_at), reverse=True
-        )
-        found: list[PredictionRecord] = []
-        skipped: list[Damage] = []
-        for segment in segments:
-            if not found or _overlaps(segment, found[0].served_at):
-                found += _find(segment.path, record_id, skipped)
-        if skipped and not found:
-            raise LogError(f"the record of {record_id} cannot be read: {skipped[0]}")
-        return tuple(sorted(found, key=lambda record: record.served_at))
+        searched = self.search(record_id, Limits())
+        if searched.unreadable and not searched.records:
+            raise LogError(f"the record of {record_id} cannot be read: {searched.unreadable}")
+        return searched.records
+
+    def search(self, record_id: str, limits: Limits) -> Search:
+        """Look for the predictions with an id in the segments that can hold it, as far as the limits allow."""
+        try:
+            return search(self._paths(".open", ".sealed"), record_id, limits)
+        except OSError as error:
+            raise LogError(f"the log in {self.root} cannot be searched: {error}") from error
 
     def segments(self) -> tuple[SegmentInfo, ...]:
         """All segments in order of their creation. Sealed ones are not read through."""
@@ -248,8 +246,6 @@ class PredictionLog:
         paths = {name: self.root / name for name in sorted(names) if name.endswith(suffixes)}
         return [path for path in paths.values() if path.suffix == ".sealed" or f"{path.stem}.sealed" not in paths]
 
-
-SAME_REQUEST = timedelta(minutes=5)
 
 _LONGEST_FOOTER = 64 * 1024
 
@@ -280,25 +276,6 @@ def _records(path: Path, skipped: list[Damage] | None) -> Iterator[Record]:
     if sealed and intact and (footer is None or footer.records > records):
         expected = "an unknown number of" if footer is None else footer.records
         _report(Damage(path, len(content), 0, f"{records} records of {expected} are there"), skipped)
-
-
-def _find(path: Path, record_id: str, skipped: list[Damage]) -> Iterator[PredictionRecord]:
-    path, content = _load(path)
-    _require_version(content, path)
-    wanted = record_id.encode()
-    position = content.find(wanted)
-    for offset, payload, stop in frames(content):
-        if position < 0:
-            return
-        if position >= stop:
-            continue
-        frame = None if payload is None else decode(payload)
-        if isinstance(frame, PredictionRecord):
-            if frame.id == record_id:
-                yield frame
-        elif not isinstance(frame, LabelRecord | Footer):
-            skipped.append(Damage(path, offset, stop - offset, frame or "no whole record"))
-        position = content.find(wanted, stop)
 
 
 def _info(path: Path) -> SegmentInfo | None:
@@ -354,22 +331,3 @@ def _report(damage: Damage, skipped: list[Damage] | None) -> None:
     if skipped is None:
         raise LogError(f"{damage}. Restore it, or read on after it by passing a list as `skipped`")
     skipped.append(damage)
-
-
-def _overlaps(segment: SegmentInfo, moment: datetime | None) -> bool:
-    if moment is None or segment.first_served_at is None or segment.last_served_at is None:
-        return False
-    return segment.first_served_at - SAME_REQUEST <= moment <= segment.last_served_at + SAME_REQUEST
-
-
-def _uuid7_time(record_id: str) -> datetime | None:
-    try:
-        parsed = uuid.UUID(record_id)
-    except ValueError:
-        return None
-    if parsed.version != 7:
-        return None
-    try:
-        return datetime.fromtimestamp((parsed.int >> 80) / 1000, UTC)
-    except (ValueError, OverflowError):  # a time that no calendar holds
-        return None

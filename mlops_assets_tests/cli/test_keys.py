@@ -51,7 +51,7 @@ def test_a_revoked_key_stays_in_the_list(store: ApiKeyStore):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("create", "shop", "--scope", "root"), "choose from predict, feedback, admin"),
+        (("create", "shop", "--scope", "root"), "choose from predict, explain, feedback, admin"),
         (("create", "shop", "--days", "-1"), "choose a later time"),
         (("create", "shop", "--days", "1e9"), "does not expire"),
         (("revoke", "0123456789ab"), "there is no key"),

@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -21,17 +22,21 @@ from mlops_assets.core.explaining import Attribution, Background, NotInstalled, 
 from mlops_assets.core.rollout import Challenger, Standby
 from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.core.scoring.scorer import ScorerError
+from mlops_assets.serving import explain_process
 from mlops_assets.serving.explain import Explainer
-from mlops_assets.serving.explain_process import ExplainerFailed, serve
+from mlops_assets.serving.explain_process import Answer, Asked, ExplainerFailed, Lookup, serve
 from mlops_assets.stores.api_keys import ApiKeyStore, Permission
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
+from mlops_assets.stores.log_search import Limits, Search
 from mlops_assets.stores.prediction_log import PredictionLog
 from mlops_assets_tests.serving.explained import explained_model
 from mlops_assets_tests.serving.factory import Task, release, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest
 from mlops_assets_tests.serving.test_plans_obeyed import changed
 from mlops_assets_tests.serving.trials import Failing, break_version, release_of
+from mlops_assets_tests.stores.examples import prediction as example
+from mlops_assets_tests.stores.prediction_log.segments import begun_at
 
 Ask = Callable[[Question], Attribution]
 
@@ -62,7 +67,17 @@ def running(home: Home, ask: Ask | None = None, **settings: Any) -> Iterator[App
 
 
 def explainer_of(home: Home, ask: Ask, **options: Any) -> Explainer:
-    return Explainer(BundleStore(home.bundles).get, PredictionLog(home.prediction_log), ask, **options)
+    return Explainer(BundleStore(home.bundles).get, PredictionLog(home.prediction_log), StandIn(ask), **options)
+
+
+@dataclass
+class StandIn:
+    """Does in this process what another does."""
+
+    attribute: Ask
+
+    def search(self, lookup: Lookup) -> Search:
+        return PredictionLog(Path(lookup.folder)).search(lookup.prediction_id, lookup.limits)
 
 
 def one_after_the_other(question: Question) -> Attribution:
@@ -216,7 +231,41 @@ class TestOnRecord:
         assert "imputed" not in by_feature(explained(app, prediction_id="whole"))["temp"]
 
     def test_an_unknown_id_is_404(self, app: AppUnderTest):
-        assert refused(app.post(PATH, {"prediction_id": "nobody's"}))[:2] == (404, "unknown_prediction")
+        code, name, message = refused(app.post(PATH, {"prediction_id": "nobody's"}))
+        assert (code, name) == (404, "unknown_prediction")
+        assert message == 'no answer of delay has the id "nobody\'s", or its record has been cleared away'
+
+    def test_an_id_is_not_looked_for_without_end(self, app: AppUnderTest):
+        """An unknown id had the whole log read, in the worker's own process."""
+        app.predict(FEATURES, id="old")
+        for minute in range(3):
+            begun_at(app.home.prediction_log, datetime(2099, 1, 1, 12, minute, tzinfo=UTC), example())
+        explainer = app.runtime.explainer = explainer_of(app.home, one_after_the_other, look_back=Limits(segments=2))
+        code, name, message = refused(app.post(PATH, {"prediction_id": "old"}))
+        assert (code, name) == (404, "unknown_prediction")
+        assert message.startswith("no answer of delay has the id 'old' in what was logged from 2099-01-01 12:01:00Z on")
+        assert message.endswith("`mlops-assets trace` looks through the whole log")
+        explainer.close()
+
+        explainer = app.runtime.explainer = explainer_of(app.home, one_after_the_other, look_back=Limits(seconds=-1))
+        answer = app.post(PATH, {"prediction_id": "old"})
+        assert refused(answer)[:2] == (503, "not_found_yet")
+        assert answer.headers["retry-after"] == "5"
+        explainer.close()
+
+    def test_an_id_made_by_the_service_is_found_however_old_it_is(self, app: AppUnderTest):
+        made = app.predict(FEATURES).json()["prediction_id"]
+        for minute in range(3):
+            begun_at(app.home.prediction_log, datetime(2099, 1, 1, 12, minute, tzinfo=UTC), example())
+        explainer = app.runtime.explainer = explainer_of(app.home, one_after_the_other, look_back=Limits(segments=1))
+        assert explained(app, prediction_id=made)["prediction_id"] == made
+        explainer.close()
+
+    def test_a_log_that_cannot_be_read_is_503(self, app: AppUnderTest):
+        (app.home.prediction_log / "20130301T000000000000Z-w.sealed").mkdir()
+        code, name, message = refused(app.post(PATH, {"prediction_id": "x"}))
+        assert (code, name) == (503, "not_readable")
+        assert "cannot be searched" in message
 
     def test_an_id_of_another_model_is_404(self, app: AppUnderTest):
         release(app.home, small_model("air", "regression"))
@@ -271,14 +320,23 @@ class TestKeys:
         with running(home, auth="keys") as app:
             yield app
 
-    @pytest.mark.parametrize(("scope", "status"), [("predict", 200), ("feedback", 403), (None, 401)])
-    def test_a_key_that_may_predict_may_ask(self, app: AppUnderTest, scope: Permission | None, status: int):
+    @pytest.mark.parametrize(
+        ("scope", "of_a_row", "on_record"),
+        [("predict", 200, 403), ("explain", 403, 404), ("feedback", 403, 403), ("admin", 403, 403), (None, 401, 401)],
+    )
+    def test_who_may_predict_may_have_a_row_explained_and_nobodys_answer(
+        self, app: AppUnderTest, scope: Permission | None, of_a_row: int, on_record: int
+    ):
+        """A key that may predict could read any answer whose id it knew."""
         store, headers = ApiKeyStore(app.home.root), {"content-type": "application/json"}
         if scope is not None:
             headers["x-api-key"] = store.create("test", (scope,), "user:test", datetime.now(UTC))[1]
             app.wait_for(lambda: app.request("GET", "/v1/models", **headers).status_code == 200)
-        answer = app.request("POST", PATH, b'{"features":{"distance":1000}}', **headers)
-        assert answer.status_code == status
+        row = app.request("POST", PATH, b'{"features":{"distance":1000}}', **headers)
+        answer = app.request("POST", PATH, b'{"prediction_id":"somebody\'s"}', **headers)
+        assert (row.status_code, answer.status_code) == (of_a_row, on_record)
+        if scope == "predict":
+            assert "has not the scope 'explain'" in refused(answer)[2]
 
 
 class TestOffTheHotPath:
@@ -347,25 +405,31 @@ class Held:
         return one_after_the_other(question)
 
 
-def test_the_process_answers_until_no_more_is_asked_or_nobody_asks_for_long():
+def test_the_process_answers_until_no_more_is_asked_or_nobody_asks_for_long(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(explain_process, "warm_up", lambda: None)
     model = explained_model()
     files = {**model.files, "background.json": b"{}"}
-    asked = msgspec.msgpack.encode(Question("no background", model.manifest, files, (), ()))
+    asked = msgspec.msgpack.encode(Asked(Question("no background", model.manifest, files, (), ())))
+    looked_for = msgspec.msgpack.encode(Asked(lookup=Lookup("no such folder", "x", Limits())))
     (reader, writer), (replies, answering) = os.pipe(), os.pipe()
     with (
         os.fdopen(writer, "wb") as questions,
         os.fdopen(answering, "wb") as answers,
         os.fdopen(reader, "rb") as incoming,
     ):
-        questions.write(len(asked).to_bytes(4, "big") + asked)
+        for one in (looked_for, asked):
+            questions.write(len(one).to_bytes(4, "big") + one)
         questions.flush()
         serve(incoming, answers, idle_seconds=0.01)
         questions.close()
         serve(incoming, answers, idle_seconds=60)
     with os.fdopen(replies, "rb") as told:
-        ready, size = told.read(4), int.from_bytes(told.read(4), "big")
-        reply, ready_again = told.read(size), told.read()
-    assert ready == ready_again == bytes(4)
-    error = msgspec.msgpack.decode(reply)
-    assert error["raised"] == "CannotExplain"
-    assert error["message"].startswith("background.json: ")
+        frames = []
+        while head := told.read(4):
+            frames.append(told.read(int.from_bytes(head, "big")))
+    ready, found, warm, reply, ready_again = frames
+    assert ready == warm == ready_again == b""
+    assert msgspec.msgpack.decode(found, type=Answer) == Answer(search=Search())
+    error = msgspec.msgpack.decode(reply, type=Answer)
+    assert error.raised == "CannotExplain"
+    assert error.message.startswith("background.json: ")

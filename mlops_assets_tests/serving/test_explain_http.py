@@ -17,9 +17,10 @@ from mlops_assets.core.contract import raw_rows
 from mlops_assets.core.explaining import BACKGROUND, CannotExplain, NotInstalled, Question
 from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.operations.supervise import running_service
-from mlops_assets.serving.explain_process import ExplainerFailed, ExplainProcess
+from mlops_assets.serving.explain_process import ExplainerFailed, ExplainProcess, Lookup
 from mlops_assets.stores.home import Home
-from mlops_assets.stores.prediction_log import PredictionLog
+from mlops_assets.stores.log_search import Limits, Search
+from mlops_assets.stores.prediction_log import LogError, PredictionLog
 from mlops_assets_tests.serving.explained import explained_model
 from mlops_assets_tests.serving.factory import release
 from mlops_assets_tests.waiting import wait_until
@@ -112,25 +113,29 @@ def _processes_of(client: httpx.Client) -> list[psutil.Process]:
 def test_it_raises_what_is_raised_there_and_comes_back_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Without the library, which takes long to start."""
     (tmp_path / "shap.py").write_text("raise ImportError")
+    (tmp_path / "log" / "20130301T000000000000Z-w.sealed").mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path)
     ask = ExplainProcess()
     for _ in range(2):
         with pytest.raises(NotInstalled, match=r"mlops-assets\[explain\]"):
-            ask(question())
+            ask.attribute(question())
         with pytest.raises(ScorerError, match="is infinite"):
-            ask(question(row=(float("inf"), *question().row[1:])))
+            ask.attribute(question(row=(float("inf"), *question().row[1:])))
         with pytest.raises(CannotExplain, match="train the model again"):
-            ask(question(bundle="damaged", files={**MODEL.files, BACKGROUND: b"{}"}))
+            ask.attribute(question(bundle="damaged", files={**MODEL.files, BACKGROUND: b"{}"}))
+        assert ask.search(Lookup(str(tmp_path / "no log"), "x", Limits())) == Search()
+        with pytest.raises(LogError, match="cannot be searched"):
+            ask.search(Lookup(str(tmp_path / "log"), "x", Limits()))
         assert ask._process is not None
         ask._process.kill()
 
     ask._work_seconds = 0.0
-    with pytest.raises(ExplainerFailed, match="not ready within 0 s"):
-        ask(question(bundle="another"))
+    with pytest.raises(ExplainerFailed, match="took more than 0 s"):
+        ask.attribute(question(bundle="another"))
     assert ask._process is None
     ask.close()
     with pytest.raises(ExplainerFailed, match="the service ends"):
-        ask(question())
+        ask.attribute(question())
 
 
 def question(**changes: Any) -> Question:

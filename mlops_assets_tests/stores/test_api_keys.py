@@ -72,7 +72,7 @@ def test_an_unknown_key_cannot_be_revoked(store: ApiKeyStore):
 
 
 def test_a_key_must_open_something_and_not_have_expired(store: ApiKeyStore):
-    with pytest.raises(ValueError, match="choose from predict, feedback, admin"):
+    with pytest.raises(ValueError, match="choose from predict, explain, feedback, admin"):
         store.create("nothing", (), "user:ann", NOW)
     with pytest.raises(ValueError, match="expired"):
         store.create("late", ("predict",), "user:ann", NOW, NOW)
@@ -129,3 +129,12 @@ class TestThePlatformsOwnKey:
 
         assert store.internal() != former
         assert len(store.all()) == 2
+
+    def test_one_from_before_there_was_a_scope_is_made_anew(self, store: ApiKeyStore, tmp_path: Path):
+        key, secret = store.create("internal", ("predict", "feedback", "admin"), "the service", NOW)
+        (store.path.parent / "api_key.internal").write_text(secret)
+
+        store.ensure_internal(NOW)
+
+        assert store.internal() != secret
+        assert [one.scopes for one in store.all()] == [key.scopes, PERMISSIONS]

@@ -1,8 +1,12 @@
 """Segments as tests want them: sealed, as a killed worker leaves them, damaged."""
 
+import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 
+from mlops_assets.core.records import Record
+from mlops_assets.stores.log_frames import Summary, framed, framed_batch, preamble
 from mlops_assets.stores.prediction_log import LogWriter, PredictionLog
 
 
@@ -23,6 +27,18 @@ def written(root: Path, *records, worker: str = "w") -> Path:
     writer.append(records)
     writer.close()
     return PredictionLog(root).segments()[-1].path
+
+
+def begun_at(root: Path, begun: datetime, *records: Record, worker: str = "w", minutes: float = 5) -> Path:
+    """A sealed segment of these records that was begun then, and written to for so long."""
+    summary = Summary()
+    for record in records:
+        summary.add(record)
+    path = root / f"{begun:%Y%m%dT%H%M%S}{begun.microsecond:06d}Z-{worker}.sealed"
+    path.write_bytes(preamble() + framed_batch(records) + framed(summary.footer()))
+    ended = begun.timestamp() + minutes * 60
+    os.utime(path, (ended, ended))
+    return path
 
 
 def unsealed(root: Path, *records, worker: str = "w") -> Path:
