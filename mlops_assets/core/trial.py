@@ -31,8 +31,10 @@ FEWEST_FOR_P95 = 200  # answers of the champion from which its 95th percentile i
 GIVEN_UP = 3  # times that a worker's breaker has opened on a challenger before it is dismissed
 
 Mode = Literal["shadow", "canary", "bake"]
-Step = Literal["keep looking", "canary", "widen", "promote", "dismiss", "inconclusive", "roll back", "settle"]
-ENDINGS = frozenset({"dismiss", "inconclusive", "roll back", "settle", "superseded"})
+Step = Literal[
+    "keep looking", "canary", "widen", "promote", "dismiss", "inconclusive", "roll back", "settle", "not comparable"
+]
+ENDINGS = frozenset({"dismiss", "inconclusive", "roll back", "settle", "not comparable", "superseded"})
 
 _CLIP = 5.0  # champion's losses at which a difference of losses is cut off
 _FAR_OFF = 2.0  # champion's losses above which an answer of a regression counts as wrong
@@ -112,12 +114,15 @@ class Seen(msgspec.Struct, frozen=True):
         Seconds of event time at this share.
     tripped
         Why the service asks the challenger no more; None while it does.
+    incomparable
+        Why the standby can be asked no more; None while it can. The evidence is then what there was before.
     """
 
     evidence: dict[str, tuple[Batch, ...]]
     answered: int = 0
     waited_s: float = 0.0
     tripped: str | None = None
+    incomparable: str | None = None
 
     @property
     def samples(self) -> int:
@@ -260,10 +265,18 @@ def _at(test: Test, batches: tuple[Batch, ...], said: Verdict | None) -> Test:
 
 
 def _after_promotion(stage: Stage, seen: Seen, looks: Mapping[str, Look]) -> tuple[Step, str]:
-    """Of one that is not found worse than the former champion: that stays until the two have been compared for long enough."""
-    if seen.waited_s < stage.patience_s:
-        return _looking(looks)
+    """Of one that is not found worse than the former champion: that stays until the two have been compared for long enough.
+
+    Where that can be asked no more, nothing is left to wait for but the time declared.
+    """
     samples = min(looks[one.name].samples for one in stage.tests)
+    is_over = seen.waited_s >= stage.patience_s
+    if seen.incomparable is not None:
+        names = ", ".join(one.name for one in stage.tests)
+        why = f"{names} cannot be compared with the former champion any more, after {samples} samples: {seen.incomparable}"
+        return ("not comparable", f"{why}; the champion stays") if is_over else ("keep looking", why)
+    if not is_over:
+        return _looking(looks)
     if samples < stage.min_samples:
         return (
             "keep looking",

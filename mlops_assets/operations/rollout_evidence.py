@@ -15,7 +15,7 @@ from mlops_assets.core.live_traffic import FEATURE, OUTPUT, SHED
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS, Floats, decide
 from mlops_assets.core.records import SHADOW
-from mlops_assets.core.rollout import ReleasePlan, Split
+from mlops_assets.core.rollout import Release, ReleasePlan, Split
 from mlops_assets.core.sequential import ArmSums, Batch, Differences, Errors, PairedMeans, ValueMeans, Values
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.trial import (
@@ -37,6 +37,8 @@ from mlops_assets.operations.rivals import as_scored, ask_again
 from mlops_assets.operations.rollout_rows import TrialRows
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
+from mlops_assets.operations.whole_bundles import whole_bundle
+from mlops_assets.stores.bundles import BundleError
 
 Bools = NDArray[np.bool_]
 Evidence = dict[str, tuple[Batch, ...]]
@@ -90,7 +92,7 @@ def seen_in_trial(spec: ModelSpec, stores: Stores, trial: Trial, history: Sequen
         return Seen({}, tripped=hard)
     waited = rows.waited_s(frame["release"].map(shares) == plan.challenger.share)
     frame = frame[frame["release"].isin(shares)]
-    manifest = stores.bundles.get(plan.champion.bundle).manifest
+    manifest = whole_bundle(stores, spec.name, plan.champion).manifest
     if mode == "shadow":
         evidence = _of_pairs(spec, manifest, protocol, trial, frame)
         answered = sum(one.samples for one in evidence[QUALITY] if isinstance(one, Errors))
@@ -104,6 +106,9 @@ def seen_in_trial(spec: ModelSpec, stores: Stores, trial: Trial, history: Sequen
 def seen_in_bake(spec: ModelSpec, stores: Stores, trial: Trial, plan: ReleasePlan, since: ReleasePlan) -> Seen:
     """What a look after the promotion goes by: the new champion's labelled rows, which the standby is asked again.
 
+    A standby whose bundle is lost is put back where a copy is whole. Where it can be asked no more, that is said, with the evidence
+    of the last look.
+
     Parameters
     ----------
     since
@@ -116,20 +121,46 @@ def seen_in_bake(spec: ModelSpec, stores: Stores, trial: Trial, plan: ReleasePla
     frame = rows.frame
     of_it = (frame["role"] == "champion") & (frame["version"] == plan.champion.version)
     waited = rows.waited_s(of_it)
+    if (lost := _lost_standby(spec, stores, trial, plan, waited)) is not None:
+        return _as_before(trial, waited, lost)
     own = _first_of_each_event(frame[of_it & (frame["status"] == 200)])
-    manifest = stores.bundles.get(plan.champion.bundle).manifest
+    manifest = whole_bundle(stores, spec.name, plan.champion).manifest
     known, truth, output = _labelled(spec, manifest, own, "")
     at = _first_of_each_outcome(known)
     known, truth, output = known[at].reset_index(drop=True), truth[at], output[at]
     named = [column for column in known.columns if column.startswith(FEATURE)]
     features = known[named].set_axis([name.removeprefix(FEATURE) for name in named], axis="columns")
-    former = ask_again(
-        stores, spec.name, plan.standby.bundle, as_scored(stores, spec.name, known, features)
-    ) if len(known) else None  # fmt: skip
-    if former is None or former.shape != output.shape:
+    if not len(known):
         return Seen({}, 0, waited)
+    former = ask_again(stores, spec.name, plan.standby.bundle, as_scored(stores, spec.name, known, features))
+    if former is None or former.shape != output.shape:
+        otherwise = "answers in another form" if former is not None else "needs features that callers no longer send"
+        return _as_before(trial, waited, f"version {plan.standby.version} {otherwise}")
     pairs = _quality_pairs(spec, manifest, trial.began.protocol, truth, output, former)
     return Seen({QUALITY: (pairs,)}, len(truth), waited)
+
+
+def _lost_standby(spec: ModelSpec, stores: Stores, trial: Trial, plan: ReleasePlan, waited_s: float) -> str | None:
+    """Why the standby's bundle cannot be had; None where it can. Copies are looked for at once, and again before the bake ends."""
+    assert plan.standby is not None
+    known = trial.looked is not None and trial.looked.seen.incomparable is not None
+    is_last = waited_s >= trial.began.protocol.stage("bake").patience_s
+    try:
+        if known and not is_last:
+            stores.bundles.get(plan.standby.bundle)
+        else:
+            whole_bundle(stores, spec.name, Release(plan.standby.version, plan.standby.bundle))
+    except BundleError as error:
+        return f"the bundle of version {plan.standby.version} is lost: {error}"
+    return None
+
+
+def _as_before(trial: Trial, waited_s: float, why: str) -> Seen:
+    """What the last look of the bake went by, and why there is no more."""
+    last = trial.looked
+    if last is None or last.stage != "bake":
+        return Seen({}, 0, waited_s, None, why)
+    return Seen(last.seen.evidence, last.seen.answered, waited_s, None, why)
 
 
 def _of_pairs(spec: ModelSpec, manifest: Manifest, protocol: Protocol, trial: Trial, frame: pd.DataFrame) -> Evidence:

@@ -35,11 +35,12 @@ from mlops_assets.operations.rollback import roll_back
 from mlops_assets.operations.rollout_evidence import champion_p95, seen_in_bake, seen_in_trial, tripped
 from mlops_assets.operations.rollout_rows import stamp_of
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.whole_bundles import prove
+from mlops_assets.operations.whole_bundles import prove, whole_bundle
 from mlops_assets.stores.bundles import BundleError
 from mlops_assets.stores.files import locked, make_folder
 
 WORTH_A_LINE = 0.02  # relative growth of the samples from which a look that changes nothing is written down
+BAKE = f"{RUNS}bake"  # the cause of incidents about a standby that can be asked no more
 FORWARD: frozenset[Step] = frozenset({"canary", "widen", "promote"})
 
 
@@ -119,7 +120,7 @@ class Rollouts:
             if earlier.challenger is None or earlier.challenger.version != version:
                 break
             first = earlier
-        manifest = self._stores.bundles.get(plan.champion.bundle).manifest
+        manifest = whole_bundle(self._stores, self._spec.name, plan.champion).manifest
         expected = manifest.metrics.get(self._spec.headline_loss)
         protocol = protocol_of(self._spec, expected, champion_p95(self._spec, self._stores))
         name = f"{self._spec.name}/trial/{first.release}"
@@ -157,14 +158,21 @@ class Rollouts:
 
     def _note(self, under_way: Trial, mode: Mode, share: float, seen: Seen, judged: Judged) -> TrialLooked | None:
         """Write a look down that says something new, or rests on clearly more than the last one."""
-        last = under_way.looked
+        last, is_lost = under_way.looked, seen.incomparable is not None
+        was_lost = last is not None and last.seen.incomparable is not None
         if last is not None and (last.stage, last.share) == (mode, share):
             said = {name: one.verdict for name, one in last.looks.items()}
-            same = (said, last.step) == (judged.verdicts, judged.step)
+            same = (said, last.step, was_lost) == (judged.verdicts, judged.step, is_lost)
             if same and seen.samples <= last.seen.samples * (1 + WORTH_A_LINE):
                 return None
         looked = TrialLooked(mode, share, seen, judged.looks, judged.step, judged.reason)
-        self._write([(under_way.id, looked, f"{under_way.id} look {under_way.looks + 1}")])
+        key = f"{under_way.id} look {under_way.looks + 1}"
+        told: list[Line] = []
+        if is_lost and not was_lost:
+            told = [found(self._record, BAKE, f"version {under_way.began.version}: {judged.reason}", "warning", key)]
+        elif was_lost and not is_lost:
+            told = _resolved(self._record, BAKE, "the former champion is there again")
+        self._write([(under_way.id, looked, key), *told])
         return looked
 
     def _do(self, under_way: Trial, history: Sequence[ReleasePlan], step: Step, reason: str) -> str:
@@ -207,7 +215,7 @@ class Rollouts:
                     return widened(current, next_share(protocol, _mode(current), _share(current)), origin)
                 case "promote":
                     return promoted(current, self._entrant(current), until, origin)
-                case "settle":
+                case "settle" | "not comparable":
                     return settled(current, origin)
                 case _:
                     return dismissed(current, origin, withdraw=step == "dismiss")
@@ -273,14 +281,15 @@ class Rollouts:
     def _what_follows(self, under_way: Trial, step: str, reason: str) -> list[Line]:
         record, version = self._record, under_way.began.version
         if step == "promote":
-            return [*_mitigated(record, under_way, reason), *_no_longer_held_back(record, reason)]
+            return [*_mitigated(record, under_way, reason), *_resolved(record, GATES, reason)]
+        over = _resolved(record, BAKE, f"the bake of version {version} is over ({step}): {reason}")
         if step in ("dismiss", "inconclusive", "roll back"):
             why = f"version {version} was not promoted ({step}): {reason}"
             if step == "roll back":
                 why = f"version {version} was taken back: {reason}"
             refused = (self._spec.name, Refused(version, why), f"{under_way.id} refused")
-            return [refused, found(record, GATES, why, "warning", under_way.id)]
-        return []
+            return [refused, found(record, GATES, why, "warning", under_way.id), *over]
+        return over
 
     def _write(self, lines: Sequence[tuple[str, Fact, str]]) -> None:
         at, now = self._clock(), self._now()
@@ -342,8 +351,8 @@ def _mitigated(record: Record, under_way: Trial, how: str) -> list[Line]:
     return lines
 
 
-def _no_longer_held_back(record: Record, why: str) -> list[Line]:
-    known = record.incident_of(GATES)
+def _resolved(record: Record, cause: str, why: str) -> list[Line]:
+    known = record.incident_of(cause)
     return [] if known is None else [(known.id, Resolved(why), f"{known.id} resolved")]
 
 

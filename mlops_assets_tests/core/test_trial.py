@@ -32,9 +32,10 @@ def at(
     tripped: str | None = None,
     said: dict[str, Any] | None = None,
     it: Protocol | None = None,
+    incomparable: str | None = None,
     **evidence: Batch,
 ) -> Judged:
-    seen = Seen({name: (batch,) for name, batch in evidence.items()}, answered, waited_s, tripped)
+    seen = Seen({name: (batch,) for name, batch in evidence.items()}, answered, waited_s, tripped, incomparable)
     return judge_trial(it or protocol(), mode, share, seen, said or {})
 
 
@@ -145,6 +146,16 @@ def test_after_the_promotion_an_alarm_goes_on_until_the_time_is_over():
     assert at("bake", quality=GOOD).step == "keep looking"
     assert at("bake", quality=BAD).step == "roll back"
     assert at("bake", quality=GOOD, waited_s=7 * 86_400.0).step == "settle"
+
+
+def test_a_bake_that_cannot_be_compared_any_more_ends_with_its_time_and_never_before():
+    week, few = 7 * 86_400.0, Errors(199, 0, 0)
+    early = at("bake", quality=few, incomparable="it is lost")
+    told = "quality cannot be compared with the former champion any more, after 199 samples: it is lost"
+    assert (early.step, early.reason) == ("keep looking", told)
+    late = at("bake", quality=few, waited_s=week, incomparable="it is lost")
+    assert (late.step, late.reason) == ("not comparable", f"{told}; the champion stays")
+    assert at("bake", quality=BAD, incomparable="it is lost").step == "roll back", "what was found before counts"
 
 
 def test_a_bake_with_too_few_samples_goes_on_though_its_time_is_over():

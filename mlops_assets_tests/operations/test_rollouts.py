@@ -10,14 +10,13 @@ import pytest
 from mlops_assets.core.ledger import Decided, Ended, Entry, Frozen, Opened, Released, Started, Thawed
 from mlops_assets.core.records import LabelRecord
 from mlops_assets.core.sequential import Errors
-from mlops_assets.core.trial_facts import TrialBegan, TrialLooked
+from mlops_assets.core.trial_facts import TrialBegan
 from mlops_assets.operations import rollback
 from mlops_assets.operations.live_traffic import compact
 from mlops_assets.operations.rollout_evidence import seen_in_trial, tripped
 from mlops_assets.operations.rollout_rows import TrialRows
-from mlops_assets.operations.rollouts import Rollouts, looks_again
 from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
-from mlops_assets_tests.operations.trial_examples import CANARY, Trying
+from mlops_assets_tests.operations.trial_examples import CANARY, Trying, assert_replays, facts
 
 
 @pytest.fixture
@@ -27,18 +26,6 @@ def trying(tmp_path: Path) -> Trying:
 
 def by_hand(trying: Trying) -> dict[str, object]:
     return {"reason": "a test", "decided_by": "user:ann", "now": datetime.now(UTC)}
-
-
-def facts(trying: Trying, kind: type) -> list[object]:
-    return [line.entry.fact for line in trying.stores.ledger.entries("delay") if isinstance(line.entry.fact, kind)]
-
-
-def assert_replays(trying: Trying) -> None:
-    [began] = [one for one in facts(trying, TrialBegan) if isinstance(one, TrialBegan)][-1:]
-    looks = [one for one in facts(trying, TrialLooked) if isinstance(one, TrialLooked)]
-    assert looks
-    assert looks_again(began, looks) == ()
-    assert trying.stores.ledger.verify().problem is None
 
 
 def test_without_a_trial_nothing_is_done(trying: Trying):
@@ -207,66 +194,6 @@ def test_the_incident_that_asked_for_it_is_mitigated_by_the_promotion(tmp_path: 
     assert trying.until_rest() == ["promote"]
     assert trying.record.incidents[0].mitigated_by is not None
     assert trying.record.decisions[0].is_final
-
-
-def promoted(tmp_path: Path) -> Trying:
-    trying = Trying(tmp_path, strategy="shadow")
-    trying.start()
-    trying.log(800, champion=0.75, challenger=0.9)
-    assert trying.until_rest() == ["promote"]
-    return trying
-
-
-def test_after_the_promotion_one_that_is_worse_than_the_standby_is_taken_back(tmp_path: Path):
-    trying = promoted(tmp_path)
-    trying.log_real(1000, truth_of=1)
-    assert trying.until_rest() == ["promote", "roll back"]
-    assert (trying.plan.champion.version, trying.plan.withdrawn, trying.plan.standby) == (1, (2,), None)
-    assert not trying.trial.is_open
-    last = facts(trying, Released)[-1]
-    assert isinstance(last, Released)
-    assert (last.version, last.strategy, last.automated) == (1, "rollback", True)
-    assert_replays(trying)
-
-
-def test_who_is_stopped_while_taking_back_finishes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    trying = promoted(tmp_path)
-    trying.log_real(1000, truth_of=1)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Rollouts, "_stepped", stop)
-        with pytest.raises(KeyboardInterrupt):
-            trying.until_rest()
-    assert (trying.plan.champion.version, trying.plan.standby) == (1, None), "the plan is made, and nothing noted"
-    assert trying.until_rest() == ["promote", "roll back"]
-    assert [one.version for one in facts(trying, Released)] == [1, 2, 1]
-
-
-def test_after_the_bake_time_the_standby_is_let_go(tmp_path: Path):
-    trying = promoted(tmp_path)
-    trying.log_real(1000, truth_of=2)
-    assert trying.until_rest() == ["promote"]
-    trying.asked += 3 * 24 * 60
-    trying.log(20)
-    assert trying.until_rest() == ["promote", "settle"]
-    assert (trying.plan.champion.version, trying.plan.standby) == (2, None)
-    assert not trying.trial.is_open
-
-
-def test_a_bake_with_too_few_samples_keeps_the_standby(tmp_path: Path):
-    """It was over when its time was, whatever had been compared."""
-    trying = promoted(tmp_path)
-    trying.log_real(20, truth_of=2)
-    trying.asked += 3 * 24 * 60
-    trying.log_real(20, truth_of=2)
-    said = trying.advance().said
-    assert "too few samples: 40 of 50; the former champion stays until then" in said
-    assert (trying.steps, trying.plan.standby is not None) == (["promote"], True)
-    trying.log_real(20, truth_of=2)
-    assert trying.until_rest() == ["promote", "settle"]
 
 
 def test_between_identical_versions_nothing_is_found_out_and_the_champion_stays(tmp_path: Path):

@@ -15,10 +15,10 @@ from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, Spl
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import predict
 from mlops_assets.core.trial import Seen
-from mlops_assets.core.trial_facts import Trial, TrialStepped
+from mlops_assets.core.trial_facts import Trial, TrialBegan, TrialLooked, TrialStepped
 from mlops_assets.operations.live_traffic import ingest
 from mlops_assets.operations.rollout_evidence import seen_in_trial
-from mlops_assets.operations.rollouts import Advanced, Rollouts
+from mlops_assets.operations.rollouts import Advanced, Rollouts, looks_again
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.prediction_log import LogWriter
 from mlops_assets_tests.operations.rollback_examples import MemoryRegistry, registry_of, released, stores_in
@@ -190,6 +190,29 @@ class Trying:
         answer = truth if self.random.random() < right else 1 - truth
         probability = 0.75 if answer else 0.25
         return (1 - probability, probability)
+
+
+def facts(trying: Trying, kind: type) -> list[object]:
+    """What of this kind the ledger holds, oldest first."""
+    return [line.entry.fact for line in trying.stores.ledger.entries("delay") if isinstance(line.entry.fact, kind)]
+
+
+def assert_replays(trying: Trying) -> None:
+    """Every look that is written down comes to the same again, and the ledger is whole."""
+    [began] = [one for one in facts(trying, TrialBegan) if isinstance(one, TrialBegan)][-1:]
+    looks = [one for one in facts(trying, TrialLooked) if isinstance(one, TrialLooked)]
+    assert looks
+    assert looks_again(began, looks) == ()
+    assert trying.stores.ledger.verify().problem is None
+
+
+def promoted(tmp_path: Path) -> Trying:
+    """Version 2 has taken over after a shadow, and version 1 is its standby."""
+    trying = Trying(tmp_path, strategy="shadow")
+    trying.start()
+    trying.log(800, champion=0.75, challenger=0.9)
+    assert trying.until_rest() == ["promote"]
+    return trying
 
 
 class Asked:
