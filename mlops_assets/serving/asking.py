@@ -24,6 +24,7 @@ from mlops_assets.serving.state import LiveModel, Snapshot
 
 logger = logging.getLogger("bentoml.mlops_assets.predict")
 
+FAILURE = "mlops.failure"
 _SAID_SECONDS = 10.0
 
 
@@ -38,14 +39,15 @@ class Part(msgspec.Struct):
 class Turn:
     """One predict request: the one snapshot that it sees, who answered it, and what is left to do after the reply.
 
-    Where the version is `pinned`, no challenger answers.
+    Where the version is `pinned`, no challenger answers. `failure` is of the version that was asked for its only row before.
     """
 
-    __slots__ = ("_has_failed", "live", "parts", "pinned", "records", "shadow")
+    __slots__ = ("_has_failed", "failure", "live", "parts", "pinned", "records", "shadow")
 
-    def __init__(self, live: LiveModel, pinned: bool = False) -> None:
+    def __init__(self, live: LiveModel, pinned: bool = False, failure: VersionFailed | None = None) -> None:
         self.live = live
         self.pinned = pinned
+        self.failure = failure
         self.parts: list[Part] = []
         self.records: Sequence[PredictionRecord] = ()
         self.shadow: ShadowJob | None = None
@@ -145,6 +147,9 @@ async def score(turn: Turn, body: bytes, settings: ServingSettings, means: Means
     items, rows, many = live.contract.decode(body, settings.max_rows)
     scored = Scored(turn, items, rows, many)
     challenger, everything = live.beside.challenger, range(len(rows))
+    if turn.failure is not None:
+        turn.parts = [await _ask_after(turn, turn.failure.live, scored, everything, means, turn.failure)]
+        return scored
     if challenger is None or challenger.role == "shadow":
         turn.parts = [await _ask(turn, live, scored, everything, means)]
         return scored

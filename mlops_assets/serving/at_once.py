@@ -1,25 +1,26 @@
 """Predictions that are answered within one turn of the event loop: one row, for a version that is quick, and nothing to wait for.
 
 The protocol hands such requests over without a task for each (`http_protocol.py`). All that came in one turn are logged in one
-write before any of them is answered. What is unusual about a request goes the usual way (`app.py`), and nothing has been done
-then: refusals, failures and versions that stand in are told and counted there alone.
+write before any of them is answered. A request with anything unusual about it goes the usual way (`app.py`), and nothing has been
+done then: refusals, failures and versions that stand in are told and counted there alone.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from opentelemetry.context import Context
 
 from mlops_assets.core.records import PredictionRecord
 from mlops_assets.core.scoring.scorer import ScorerError
-from mlops_assets.serving.asking import Part, Turn, is_of_the_share
+from mlops_assets.serving.asking import FAILURE, Part, Turn, is_of_the_share
 from mlops_assets.serving.contract import NotOneRow
 from mlops_assets.serving.door import Door
 from mlops_assets.serving.errors import Headers, Refusal
+from mlops_assets.serving.http_protocol import Caller, GoTheUsualWay
 from mlops_assets.serving.metrics import RequestMetrics
 from mlops_assets.serving.predict import count_block, failure_record, not_logged, record_and_answer, shadow_of
 from mlops_assets.serving.runtime import ServingRuntime
@@ -38,12 +39,7 @@ _JSON = b"application/json"
 _UNUSUAL = frozenset({DEBUG_HEADER, DEADLINE_HEADER, b"content-encoding"})
 _MOST_HELD = 64  # before the first of them is answered
 _NO_HEADERS: Headers = ()
-
-
-class Caller(Protocol):
-    """Whoever waits for an answer; one that has left is told in vain."""
-
-    def reply(self, status: int, body: bytes, headers: Headers) -> None: ...
+_AS_USUAL = GoTheUsualWay({})
 
 
 class _Given(msgspec.Struct):
@@ -87,8 +83,10 @@ class AtOnce:
             self._look_at(snapshot)
         return target in self._models
 
-    def take(self, caller: Caller, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Answer a request at the end of this turn; False where it has to go the usual way.
+    def take(
+        self, caller: Caller, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> GoTheUsualWay | None:
+        """Answer a request at the end of this turn, or say that it has to go the usual way.
 
         Parameters
         ----------
@@ -103,15 +101,16 @@ class AtOnce:
         champion = self._models[target]
         try:
             held = self._answered(caller, champion, dict(headers), body, started)
-        except (NotOneRow, Refusal, ScorerError, VersionFailed):
-            # The usual way finds it again, says whose fault it is, and asks somebody else.
-            return False
+        except (NotOneRow, Refusal, ScorerError):
+            return _AS_USUAL  # finds it again, and says whose fault it is
+        except VersionFailed as failure:
+            return GoTheUsualWay({FAILURE: failure})
         except Exception:
             # The edge: the parser above would call the caller wrong.
             logger.exception("A request to %s could not be answered at once", champion.manifest.model)
-            return False
+            return _AS_USUAL
         if held is None:
-            return False
+            return _AS_USUAL
         if self.traces is not None:
             held.span_of = self.traces.sampled(headers)
         self._held.append(held)
@@ -121,7 +120,7 @@ class AtOnce:
             self._loop.call_soon(self.end_turn)
         elif len(self._held) >= _MOST_HELD:
             self.end_turn()
-        return True
+        return None
 
     def end_turn(self) -> None:
         """Log what was taken, then answer it. Whoever is about to write to a caller, or to leave, calls this first."""

@@ -7,8 +7,10 @@ others have been answered. What is written is not looked at here.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from uvicorn import config
@@ -19,14 +21,27 @@ from mlops_assets.serving.errors import Headers
 _CLOSE = (b"connection", b"close")
 
 
+class Caller(Protocol):
+    """Whoever waits for an answer; one that has left is told in vain."""
+
+    def reply(self, status: int, body: bytes, headers: Headers) -> None: ...
+
+
+@dataclass(frozen=True)
+class GoTheUsualWay:
+    """What is said of a request that is not answered at once, and what its ASGI scope is to say of what was found out."""
+
+    known: Mapping[str, object]
+
+
 class Answerer(Protocol):
     """Whoever answers requests at once, such as `AtOnce`."""
 
     def takes(self, target: bytes) -> bool: ...
 
     def take(
-        self, caller: "AnsweringProtocol", target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
-    ) -> bool: ...
+        self, caller: Caller, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> GoTheUsualWay | None: ...
 
     def end_turn(self) -> None: ...
 
@@ -38,9 +53,9 @@ class Nobody:
         return False
 
     def take(
-        self, caller: "AnsweringProtocol", target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
-    ) -> bool:
-        return False
+        self, caller: Caller, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> GoTheUsualWay | None:
+        return GoTheUsualWay({})
 
     def end_turn(self) -> None:
         return
@@ -133,12 +148,14 @@ class AnsweringProtocol(HttpToolsProtocol):
             super().on_message_complete()
         else:
             self._is_short = False
-            if not self._answerer.take(self, self.url, self.headers, self._body):
-                self._go_the_long_way()
+            otherwise = self._answerer.take(self, self.url, self.headers, self._body)
+            if otherwise is not None:
+                self._go_the_long_way(otherwise.known)
                 super().on_message_complete()
 
-    def _go_the_long_way(self) -> None:
+    def _go_the_long_way(self, known: Mapping[str, object] = MappingProxyType({})) -> None:
         self._begin_the_long_way()
+        self.scope.update(known)  # type: ignore[typeddict-item]
         if self._body:
             super().on_body(self._body)
 
