@@ -19,6 +19,7 @@ from mlops_assets.cli.drill import add_drill_command
 from mlops_assets.cli.keys import add_key_commands
 from mlops_assets.cli.ledger import add_ledger_commands
 from mlops_assets.cli.replay import add_replay_command
+from mlops_assets.cli.restart import add_restart_command
 from mlops_assets.cli.rollouts import add_rollouts_command
 from mlops_assets.cli.scorecard import add_scorecard_command
 from mlops_assets.cli.stream import add_stream_command
@@ -335,3 +336,4 @@ add_verbs(app)
 add_key_commands(app)
 add_batch_command(app)
 add_stream_command(app)
+add_restart_command(app)

@@ -13,6 +13,7 @@ from pathlib import Path
 from mlops_assets.core.records import Record
 from mlops_assets.serving.batcher import Batchers
 from mlops_assets.serving.cache import AnswerCache
+from mlops_assets.serving.draining import Draining
 from mlops_assets.serving.explain import Explainer
 from mlops_assets.serving.explain_process import ExplainProcess
 from mlops_assets.serving.loader import ReleaseLoader, ReleaseSource
@@ -60,6 +61,7 @@ class ServingRuntime:
         self._log_waiting = 0
         self._gc_threshold = gc.get_threshold()
         self._housekeeping: asyncio.Task[None] | None = None
+        self._draining: Draining | None = None
 
     @property
     def worker(self) -> str:
@@ -71,6 +73,9 @@ class ServingRuntime:
         self._housekeeping = asyncio.create_task(self._keep_house())
         self.shadows.start()
         self.shedder.start()
+        self._draining = Draining.of_this_process(self.settings)
+        if self._draining is not None:
+            self._draining.start()
         # What is loaded by now stays: the collector need not walk it again while requests wait.
         gc.collect()
         gc.freeze()
@@ -79,6 +84,8 @@ class ServingRuntime:
         gc.set_threshold(_YOUNG_OBJECTS, *self._gc_threshold[1:])
 
     async def stop(self) -> None:
+        if self._draining is not None:
+            await self._draining.stop()
         self.shedder.stop()
         await self.shadows.stop()
         if self._housekeeping is not None:
