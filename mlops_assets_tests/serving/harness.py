@@ -1,9 +1,9 @@
 """The service's application in this process, with its runtime, driven by plain calls."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -16,6 +16,8 @@ from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import PredictionLog
 from mlops_assets_tests.waiting import wait_until
+
+T = TypeVar("T")
 
 
 async def _inner(scope: Any, receive: Any, send: Any) -> None:
@@ -82,6 +84,10 @@ class AppUnderTest:
         scope |= self._known
         self._known = {}
         await self.app(scope, receive, send)
+
+    def run(self, doing: Coroutine[Any, Any, T]) -> T:
+        """Do something on the service's event loop."""
+        return self._runner.run(doing)
 
     def get(self, path: str) -> httpx.Response:
         return self.request("GET", path)

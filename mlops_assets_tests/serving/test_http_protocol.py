@@ -1,14 +1,17 @@
-"""Replies leave in one system call each, whole and in order; a connection that is closed has been written to."""
+"""Replies leave in one system call each, whole and in order, whichever way they took; a closing connection is written to first."""
 
 import asyncio
 import socket
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
 import uvloop
 
-from mlops_assets.serving.http_protocol import JoiningTransport, Nobody, speak
+from mlops_assets.serving.http_protocol import Caller, GoTheUsualWay, JoiningTransport, Nobody, speak
+
+T = TypeVar("T")
 
 
 class Recorded:
@@ -114,3 +117,211 @@ def test_pipelined_requests_are_answered_whole_and_in_order(size: int, monkeypat
     told = asyncio.run(go())
     found = [part.partition(b"\r\n\r\n")[2] for part in told.split(b"HTTP/1.1 200 OK\r\n")[1:]]
     assert found == bodies
+
+
+class Echo:
+    """Takes what is posted to /short, and answers at the end of the turn with what was sent."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self._held: list[tuple[Caller, bytes]] = []
+
+    def takes(self, target: bytes) -> bool:
+        return target == b"/short"
+
+    def take(self, caller: Caller, target: bytes, headers: Any, body: bytes) -> GoTheUsualWay | None:
+        assert dict(headers)[b"host"] == b"x"
+        if body == b"no":
+            return GoTheUsualWay({"known": b"refused at once"})
+        self.taken.append(body)
+        if not self._held:
+            asyncio.get_running_loop().call_soon(self.end_turn)
+        self._held.append((caller, body))
+        return None
+
+    def end_turn(self) -> None:
+        held, self._held = self._held, []
+        for caller, body in held:
+            if body == b"turned away":
+                caller.reply(503, body, ((b"retry-after", b"1"), (b"connection", b"close")))
+            else:
+                caller.reply(200, b"short " + body, ())
+
+
+async def the_usual_way(scope: Any, receive: Any, send: Any) -> None:
+    message = await receive()
+    body = message["body"]
+    while message.get("more_body"):
+        message = await receive()
+        body += message["body"]
+    body = b"long " + scope.get("known", b"") + body
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Served:
+    """A server with both ways, and one connection to it."""
+
+    def __init__(self, server: uvicorn.Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.server, self.reader, self.writer = server, reader, writer
+
+    async def replies(self, count: int) -> list[bytes]:
+        return [(await self.reply())[1] for _ in range(count)]
+
+    async def reply(self) -> tuple[bytes, bytes]:
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
+        return head, await self.reader.readexactly(length)
+
+
+def post(body: bytes, target: bytes = b"/short", more: bytes = b"", version: bytes = b"1.1") -> bytes:
+    head = b"POST %s HTTP/%s\r\nhost: x\r\ncontent-length: %d\r\n%s\r\n" % (target, version, len(body), more)
+    return head + body
+
+
+def served(monkeypatch: pytest.MonkeyPatch, doing: Callable[[Served], Awaitable[T]], echo: Echo, **settings: Any) -> T:
+    monkeypatch.setattr("uvicorn.config.HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
+    speak(echo)
+
+    async def go() -> T:
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(the_usual_way, log_config=None, lifespan="off", **settings))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        try:
+            return await asyncio.wait_for(doing(Served(server, reader, writer)), 60)
+        finally:
+            writer.close()
+            server.should_exit = True
+            await serving
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(go())
+
+
+def test_either_way_callers_are_answered_in_the_order_of_their_requests(monkeypatch: pytest.MonkeyPatch):
+    echo = Echo()
+
+    async def ask(served: Served) -> list[bytes]:
+        several = [post(b"1"), post(b"2"), post(b"3", b"/other"), post(b"4"), post(b"no"), post(b"5")]
+        served.writer.write(b"".join(several))
+        told = await served.replies(6)
+        served.writer.write(post(b"no"))
+        told += await served.replies(1)
+        served.writer.write(post(b"6"))
+        return told + await served.replies(1)
+
+    told = served(monkeypatch, ask, echo)
+    refused = b"long refused at onceno"
+    assert told == [b"short 1", b"short 2", b"long 3", b"long 4", b"long no", b"long 5", refused, b"short 6"]
+    assert echo.taken == [b"1", b"2", b"6"]
+
+
+def test_a_body_that_comes_in_parts_goes_the_usual_way(monkeypatch: pytest.MonkeyPatch):
+    echo = Echo()
+
+    async def ask(served: Served) -> list[bytes]:
+        whole, told = post(b"abcdef"), []
+        for cut in (10, len(whole) - 6, len(whole) - 3):
+            served.writer.write(whole[:cut])
+            await served.writer.drain()
+            await asyncio.sleep(0.05)
+            served.writer.write(whole[cut:])
+            told += await served.replies(1)
+        return told
+
+    told = served(monkeypatch, ask, echo)
+    assert told == [b"short abcdef", b"long abcdef", b"long abcdef"]  # the first was cut in its head
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (post(b"old", version=b"1.0"), b"long old"),
+        (post(b"last", more=b"connection: close\r\n"), b"long last"),
+        (post(b"asking", more=b"expect: 100-continue\r\n"), b"HTTP/1.1 100 Continue"),
+        (post(b"", b"/short?x=1"), b"long "),
+        (b"PUT" + post(b"put")[4:], b"long put"),
+        (b"POST /short HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"short abc"),
+    ],
+    ids=["HTTP 1.0", "close", "expect", "query", "PUT", "chunked"],
+)  # fmt: skip
+def test_what_is_special_about_a_request_is_seen(monkeypatch: pytest.MonkeyPatch, request_: bytes, reply: bytes):
+    async def ask(served: Served) -> bytes:
+        served.writer.write(request_)
+        head = await served.reader.readuntil(b"\r\n\r\n")
+        if b"100 Continue" in head:
+            return head.strip()
+        length = int(head.partition(b"content-length: ")[2].split(b"\r")[0])
+        return await served.reader.readexactly(length)
+
+    assert served(monkeypatch, ask, Echo()) == reply
+
+
+def test_a_head_is_as_uvicorn_would_write_it(monkeypatch: pytest.MonkeyPatch):
+    async def ask(served: Served) -> list[tuple[bytes, bytes]]:
+        served.writer.write(post(b"1") + post(b"1", b"/other"))
+        return [await served.reply(), await served.reply()]
+
+    (short, _), (long, _) = served(monkeypatch, ask, Echo())
+    lines = [head.strip().split(b"\r\n") for head in (short, long)]
+    assert lines[0][0] == lines[1][0] == b"HTTP/1.1 200 OK"
+    names = [{line.split(b":")[0] for line in head[1:]} for head in lines]
+    assert names[0] - {b"content-type"} == names[1] == {b"date", b"server", b"content-length"}
+
+
+def test_who_is_turned_away_for_good_is_told_and_let_go(monkeypatch: pytest.MonkeyPatch):
+    async def ask(served: Served) -> tuple[bytes, bytes]:
+        served.writer.write(post(b"turned away"))
+        head, _ = await served.reply()
+        return head, await served.reader.read()
+
+    head, rest = served(monkeypatch, ask, Echo())
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"retry-after: 1\r\n" in head
+    assert rest == b""
+
+
+def test_an_idle_connection_is_closed_after_its_time(monkeypatch: pytest.MonkeyPatch):
+    async def ask(served: Served) -> bytes:
+        served.writer.write(post(b"1"))
+        await served.replies(1)
+        return await served.reader.read()
+
+    assert served(monkeypatch, ask, Echo(), timeout_keep_alive=0.05) == b""
+
+
+@pytest.mark.parametrize("how", ["half closed", "shut down"])
+def test_who_waits_is_answered_before_the_connection_ends(monkeypatch: pytest.MonkeyPatch, how: str):
+    echo = Echo()
+
+    async def ask(served: Served) -> list[bytes]:
+        if how == "half closed":
+            served.writer.write(post(b"1"))
+            served.writer.write_eof()
+        else:
+            # As if the server were told to leave in the turn in which the request came.
+            def take(*arguments: Any) -> None:
+                Echo.take(echo, *arguments)
+                for connection in list(served.server.server_state.connections):
+                    connection.shutdown()
+
+            monkeypatch.setattr(echo, "take", take)
+            served.writer.write(post(b"1"))
+        told = await served.replies(1)
+        return [*told, await served.reader.read()]
+
+    assert served(monkeypatch, ask, echo) == [b"short 1", b""]
+
+
+def test_what_says_close_to_all_says_it_to_those_answered_at_once(monkeypatch: pytest.MonkeyPatch):
+    async def ask(served: Served) -> tuple[bytes, bytes]:
+        state = served.server.server_state
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]
+        served.writer.write(post(b"1"))
+        head, _ = await served.reply()
+        return head, await served.reader.read()
+
+    head, rest = served(monkeypatch, ask, Echo())
+    assert b"connection: close\r\n" in head
+    assert rest == b""
