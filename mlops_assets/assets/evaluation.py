@@ -13,6 +13,8 @@ from mlops_assets.assets.pools import lifecycle_pool
 from mlops_assets.core.evaluation import Evaluation, GateResult
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training_request import requested
+from mlops_assets.operations.attempts import runs_of
+from mlops_assets.operations.carry_out import DECISION_TAG
 from mlops_assets.operations.evaluate import Judgement, evaluate
 from mlops_assets.operations.train import Candidate
 from mlops_assets.resources import StoresResource, TrackedRun, TrackingResource
@@ -47,7 +49,9 @@ def evaluation_asset(spec: ModelSpec, types: FrameTypes) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         run = tracking.run(context, spec.name)
         asked = requested(spec, validated_features)
-        judgement = evaluate(asked, stores.open(), validated_features, trained_model)
+        opened, decision = stores.open(), context.run.tags.get(DECISION_TAG, "")
+        attempts = runs_of(opened, spec.name, f"run:{context.run.run_id}", decision)
+        judgement = evaluate(asked, opened, validated_features, trained_model, attempts=attempts)
         pictures = {
             name: png(figure)
             for name, figure in evaluation_figures(

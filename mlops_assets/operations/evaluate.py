@@ -1,6 +1,7 @@
 """Judging a candidate on the held-out rows: alone, against the trivial model, and against the champion on the same rows."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,11 +24,13 @@ from mlops_assets.core.evaluation import (
 )
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import Floats
+from mlops_assets.core.rollout import champion_before
 from mlops_assets.core.scoring.compile import compile_pipeline
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.train import Candidate
+from mlops_assets.operations.whole_bundles import whole_bundle
 
 _MIN_UNSEEN_ROWS = 200
 
@@ -41,13 +44,18 @@ class Judgement:
     rows: pd.DataFrame
 
 
-def evaluate(spec: ModelSpec, stores: Stores, frame: pd.DataFrame, candidate: Candidate) -> Judgement:
+def evaluate(
+    spec: ModelSpec, stores: Stores, frame: pd.DataFrame, candidate: Candidate, *, attempts: Collection[str] = ()
+) -> Judgement:
     """Measure and judge a registered candidate on the rows that were held out of its training.
 
     Parameters
     ----------
     frame
         The validated rows that the candidate was trained from.
+    attempts
+        Who decides in this attempt and those before it, see `runs_of`: what they have released already is no champion to be better
+        than.
     """
     rows = split_training_rows(spec, frame, candidate.as_of)
     pipeline = stores.registry.load(spec.name, candidate.version)
@@ -57,7 +65,7 @@ def evaluate(spec: ModelSpec, stores: Stores, frame: pd.DataFrame, candidate: Ca
     trivial = baseline_output(spec, fitted_truth, len(candidate.classes), len(judged.truth))
     incomparable: str | None = None
     try:
-        comparisons, compared_with = _against_champion(spec, stores, rows, judged, candidate)
+        comparisons, compared_with = _against_champion(spec, stores, rows, judged, candidate, attempts)
     except _Incomparable as reason:
         comparisons, compared_with = (), str(reason)
         incomparable = compared_with
@@ -89,17 +97,22 @@ class _Incomparable(Exception):
 
 
 def _against_champion(
-    spec: ModelSpec, stores: Stores, rows: TrainingRows, judged: Judged, candidate: Candidate
+    spec: ModelSpec,
+    stores: Stores,
+    rows: TrainingRows,
+    judged: Judged,
+    candidate: Candidate,
+    attempts: Collection[str],
 ) -> tuple[tuple[PairedComparison, ...], str]:
     """Pair candidate and champion on rows that the champion has not been trained on either.
 
     The champion was refitted up to its own `as_of`, which may reach into the held-out rows. Where enough later rows are left,
     those are used; otherwise its twin of the same training, fitted without its held-out part, stands in for it.
     """
-    plan = stores.releases.current(spec.name)
-    if plan is None:
+    champion = champion_before(stores.releases.history(spec.name), attempts)
+    if champion is None:
         return (), "no champion"
-    manifest = stores.bundles.get(plan.champion.bundle).manifest
+    manifest = whole_bundle(stores, spec.name, champion).manifest
     _require_same_question(spec, manifest, candidate)
     unseen = (rows.holdout[spec.event_time] >= manifest.training_end).to_numpy()
     if unseen.sum() >= _MIN_UNSEEN_ROWS:

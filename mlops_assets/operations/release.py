@@ -24,6 +24,7 @@ from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, dis
 from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import TrainingRows, encode_label, predict, split_training_rows
+from mlops_assets.operations.attempts import runs_of
 from mlops_assets.operations.bento import build_bento
 from mlops_assets.operations.confirm import DoesNotAnswer, NotEverywhere, confirm, move_champion, take_back
 from mlops_assets.operations.manifests import manifest_of
@@ -173,7 +174,7 @@ def deploy(
     except NotEverywhere as failure:
         raise ChangeFailed(f"{what}: {failure}; it stays in force, run it again to wait for them") from failure
     except DoesNotAnswer as failure:
-        if not (is_new or plan.decided_by in _runs_of(spec, stores, decided_by, decision)):
+        if not (is_new or plan.decided_by in runs_of(stores, spec.name, decided_by, decision)):
             done = "it was in service before, and stays"
         elif stores.releases.current(spec.name) != plan:
             raise ChangeFailed(
@@ -186,13 +187,6 @@ def deploy(
     entered = plan.challenger or plan.champion
     manifest = stores.bundles.get(entered.bundle).manifest
     return Released(plan, manifest, is_new, bento, workers, smoke, on_trial=plan.challenger is not None)
-
-
-def _runs_of(spec: ModelSpec, stores: Stores, decided_by: str, decision: str) -> set[str]:
-    """Who decides in this attempt and in those before it for the same decision, as plans name them."""
-    record = stores.ledger.of(spec.name)
-    runs = {f"run:{run}" for one in record.decisions if one.id == decision for run in one.runs}
-    return {decided_by, *runs}
 
 
 def _publish(

@@ -1,10 +1,15 @@
 """A lifecycle run does what it is asked to do otherwise than declared, in every asset."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlops_assets.core.ledger import Decided, Ended, Entry, Fact
+from mlops_assets.operations import release
+from mlops_assets.operations.carry_out import DECISION_TAG
+from mlops_assets.operations.confirm import NotEverywhere
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.train import Candidate
 from mlops_assets_tests.assets.lifecycle import LIVE_FROM, Run, make_rows, make_spec, run_lifecycle
@@ -41,6 +46,35 @@ def test_what_drift_asks_for_must_be_better_than_the_champion(home: Path, table:
     assert run.failed_checks == {"brier_not_worse_than_champion"}
     assert not run.result.success
     assert run_lifecycle(spec, home, asked={"trigger": "performance"}).result.success, "the margin counts again"
+
+
+def test_what_an_attempt_has_released_is_not_judged_against_itself_by_the_next(
+    home: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a version that was released and not yet everywhere, the second attempt said that it was no better than the champion."""
+    spec, drift = make_spec(table), {"asked": {"trigger": "drift"}, "tags": {DECISION_TAG: "d-1"}}
+    first = run_lifecycle(spec, home, as_of="2024-02-20T00:00:00Z", asked={"trigger": "feed", "without": ["wind"]})
+    assert first.result.success, first.failure()
+    ledger, now = first.stores.ledger, datetime.now(UTC)
+
+    def tell(fact: Fact) -> None:
+        ledger.record(Entry("delay", "d-1", fact, "sensor:delay_response", now))
+
+    def late(*given: Any) -> Any:
+        raise NotEverywhere("release 2 is not loaded by w (release 1)")
+
+    tell(Decided("retrain", "auto", "it drifts", details={"trigger": "drift"}))
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "confirm", late)
+        failed = run_lifecycle(spec, home, **drift)
+    assert "it stays in force, run it again to wait for them" in failed.failure()
+    tell(Ended("failed", 1, failed.result.run_id, failed.failure()))
+    made = first.stores.releases.current("delay")
+    assert made is not None
+    again = run_lifecycle(spec, home, **drift)
+    assert again.result.success, again.failure()
+    assert first.stores.releases.current("delay") == made
+    assert first.stores.registry.aliased("delay", "champion") == made.champion.version
 
 
 @pytest.mark.parametrize(

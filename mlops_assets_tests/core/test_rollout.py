@@ -12,16 +12,19 @@ from mlops_assets.core.rollout import (
     Release,
     ReleasePlan,
     Standby,
+    champion_before,
     falling_back,
     forcing,
     former_champions,
     masking,
     outcome_of,
+    promoted,
     promotion,
     recovering,
     retirement,
     reversal,
     rollback,
+    trial,
 )
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -238,6 +241,25 @@ class TestHistory:
         history.append(rollback(history[-1], entrant(2), origin("d-r")))
         assert former_champions(history) == (release(3), release(1))
         assert former_champions(history[:1]) == former_champions([]) == ()
+
+    def test_what_an_attempt_has_released_is_not_the_champion_to_beat(self) -> None:
+        def by(plan: ReleasePlan, who: str) -> ReleasePlan:
+            return msgspec.structs.replace(plan, decided_by=who)
+
+        assert champion_before([], {"run:1"}) is None
+        history = [by(promote(None, 1), "run:0")]
+        assert champion_before(history, ()) == champion_before(history, {"run:1"}) == release(1)
+        assert champion_before(history, {"run:0"}) is None
+        history.append(by(trial(history[-1], entrant(2), "shadow", 1.0, origin("r-2"), "salt"), "run:1"))
+        assert champion_before(history, {"run:1"}) == release(1)
+        history.append(by(promoted(history[-1], entrant(2), LATER, origin("r-2 up")), "sensor:rollout"))
+        history.append(masking(history[-1], ["wind"], origin("d-m")))
+        assert champion_before(history, {"run:3"}) == release(2)
+        assert champion_before(history, {"run:1", "run:3"}) == release(1)
+        history.append(by(promote(history[-1], 3), "run:3"))
+        assert champion_before(history, {"run:1", "run:3"}) == release(1)
+        history.append(by(reversal(history[-1], history[-2], origin("r-3")), "run:3"))
+        assert champion_before(history, {"run:3"}) == release(2), "it was taken back"
 
     def test_what_became_of_a_decision(self) -> None:
         first, second = promote(None, 4), two()

@@ -3,7 +3,7 @@
 Values and pure steps; storing and publishing plans is the business of `stores/releases.py`.
 """
 
-from mlops_assets.core.rollout.history import former_champions, outcome_of
+from mlops_assets.core.rollout.history import champion_before, former_champions, outcome_of
 from mlops_assets.core.rollout.plan import (
     BreakerLimits,
     Challenger,
@@ -36,6 +36,7 @@ __all__ = [
     "ReleasePlan",
     "Split",
     "Standby",
+    "champion_before",
     "dismissed",
     "falling_back",
     "forcing",

@@ -1,6 +1,6 @@
 """What a model's release plans, oldest first, say of its past."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mlops_assets.core.rollout.plan import Release, ReleasePlan
 
@@ -18,6 +18,21 @@ def former_champions(history: Sequence[ReleasePlan]) -> tuple[Release, ...]:
     return tuple(dict.fromkeys(served))
 
 
+def champion_before(history: Sequence[ReleasePlan], decided_by: Collection[str]) -> Release | None:
+    """The champion, or who answered before where that came with a plan of these, be it on trial; None where nobody did.
+
+    What an attempt has released before it failed is no measure for the next attempt at the same.
+    """
+    at = len(history) - 1
+    while at >= 0:
+        champion = history[at].champion
+        first = next(place for place, plan in enumerate(history) if champion.version in _versions(plan))
+        if history[first].decided_by not in decided_by:
+            return champion
+        at = first - 1
+    return None
+
+
 def outcome_of(history: Sequence[ReleasePlan], rollout: str) -> tuple[ReleasePlan | None, bool]:
     """The newest plan that goes back to a rollout, and whether it was taken back. None when there is none.
 
@@ -28,3 +43,7 @@ def outcome_of(history: Sequence[ReleasePlan], rollout: str) -> tuple[ReleasePla
         return None, False
     before, after = history[max(made - 1, 0)], history[made + 1 : made + 2]
     return history[made], bool(after and made) and after[0].rollout == before.rollout
+
+
+def _versions(plan: ReleasePlan) -> tuple[int, ...]:
+    return (plan.champion.version, *(() if plan.challenger is None else (plan.challenger.version,)))
