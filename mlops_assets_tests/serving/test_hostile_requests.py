@@ -33,7 +33,7 @@ POSTED_CASES, OTHER_CASES = 260, 15
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 PAYLOADS = 2000
 PATIENCE_S = 0.03  # an answer takes a millisecond, and half of the payloads never get one
-DOCUMENTED = {"", "200", "400", "401", "403", "404", "405", "408", "413", "415", "422", "503"}
+DOCUMENTED = {"", "200", "400", "401", "403", "404", "405", "408", "409", "413", "415", "422", "503"}
 MAX_GROWTH_BYTES = 16 * 2**20
 
 
@@ -84,6 +84,7 @@ def test_every_answer_to_thousands_of_generated_requests_is_a_documented_one(ser
     session = requests.Session()
     session.headers["x-api-key"] = service.key
     statuses: Counter[int] = Counter()
+    asked: Counter[str] = Counter()
 
     def run(operation: Any, mode: schemathesis.GenerationMode, cases: int) -> None:
         @settings(
@@ -98,6 +99,7 @@ def test_every_answer_to_thousands_of_generated_requests_is_a_documented_one(ser
         def ask(case: schemathesis.Case) -> None:
             answer = case.call_and_validate(base_url=service.url, session=session, checks=CHECKS, timeout=20)
             statuses[answer.status_code] += 1
+            asked[f"{operation.method} {operation.path}"] += 1
 
         ask()
 
@@ -109,7 +111,12 @@ def test_every_answer_to_thousands_of_generated_requests_is_a_documented_one(ser
         if operation.method == "post":
             run(operation, schemathesis.GenerationMode.NEGATIVE, cases)
 
-    assert statuses.total() > 2000, statuses
+    model, version = "/v2/models/delay", "/v2/models/delay/versions/{version}"
+    posted = [*(f"/v1/models/delay/{what}" for what in ("predict", "feedback", "explain")), f"{model}/infer"]
+    for path in (*posted, f"{version}/infer"):
+        assert asked[f"post {path}"] >= 2 * POSTED_CASES, asked
+    assert {f"get {path}" for path in ("/v1/models", "/metrics", model, version, "/v2/health/ready")} <= set(asked)
+    assert statuses.total() > 2600, statuses
     assert {200, 422} <= set(statuses)
     assert service.worker() == worker
 
@@ -135,16 +142,29 @@ def test_random_bytes_crash_nothing_and_leave_neither_memory_nor_metrics_behind(
     assert process.num_fds() < 100
 
 
+_BODIES = [
+    (b"/v1/models/delay/predict", b'{"features":{"distance":1000}}'),
+    (b"/v1/models/delay/feedback", b'{"id":"p-1","value":1}'),
+    (b"/v1/models/delay/explain", b'{"features":{"distance":1000}}'),
+    (b"/v1/models/delay/explain", b'{"prediction_id":"p-1"}'),
+    (
+        b"/v2/models/delay/infer",
+        b'{"inputs":[{"name":"distance","datatype":"FP64","shape":[1,1],"data":[1000]}]}',
+    ),
+]
+
+
 def _payloads(service: Service) -> Iterator[bytes]:
     """Whole requests, requests with a fault, and noise."""
     dice = random.Random(7)
     key = service.key.encode()
-    body = b'{"features":{"distance":1000}}'
-    whole = (
-        b"POST /v1/models/delay/predict HTTP/1.1\r\nhost: x\r\nx-api-key: %s\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%s" % (key, len(body), body)
-    )
+    every = [
+        b"POST %s HTTP/1.1\r\nhost: x\r\nx-api-key: %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+        % (path, key, len(body), body)
+        for path, body in _BODIES
+    ]
     while True:
+        whole = dice.choice(every)
         noise = dice.randbytes(dice.choice([1, 20, 300, 5000]))
         path = b"/" + bytes(dice.choice(b"abcXYZ019/%._-~!") for _ in range(dice.randrange(60)))
         folder = dice.choice([b"", b"/v1/models", b"/v2/models", b"/static_content", b"/v1/models/delay"])
