@@ -39,10 +39,11 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="version; left out: the last good one that can answer")] = None,
 ) -> None:
     """Serve an earlier version again, at once: no training, no build. It is proven before anything moves."""
+    begun = _begin_rollback(model, reason, to)
     from mlops_assets.operations.by_hand import describe
 
     with _told():
-        decision = _hand(model).roll_back(reason, to)
+        decision = _hand(model).roll_back(reason, to, begun=begun)
     if decision.outcome not in ("done", "unchanged"):
         _stop(describe(decision))
     out.print(describe(decision), markup=False)
@@ -62,11 +63,15 @@ def retrain(
 ) -> None:
     """Train a candidate, which the gates judge as ever. The sensor of the response starts it, or this command with --now."""
     from mlops_assets.operations.by_hand import describe
+    from mlops_assets.operations.held_trainings import ends_trial
 
     spec = _declared(model)
     request, moment = _request(spec, window, tuple(without or ())), _moment(as_of)
     with _told():
         decision = _hand(model).retrain(reason, request, moment, begins=now)
+        ends = ends_trial(spec, _stores())
+    if ends is not None:
+        out.print(ends, markup=False)
     if not now:
         out.print(
             f"{describe(decision)}; the sensor {model}_response starts it, as long as `mlops-assets up` runs",
@@ -133,14 +138,45 @@ def recover(model: _Model, reason: _Reason) -> None:
     )
 
 
+def _begin_rollback(model: str, reason: str, to: int | None) -> str | None:
+    """Publish the way back before anything is imported that only its proof and its record need: callers wait for nothing else.
+
+    Returns
+    -------
+    str or None
+        Id of the decision; None where the plan is not out, for whatever reason: the long way sees to it, or says why not.
+    """
+    from mlops_assets.operations.plan_changes import ChangeFailed, ChangeRefused
+    from mlops_assets.operations.rollback import begin_roll_back
+    from mlops_assets.operations.terms import read_terms
+    from mlops_assets.stores.ids import new_id
+
+    terms, decision = read_terms(model), new_id("d")
+    if terms is None:
+        return None
+    now = datetime.now(UTC)
+    try:
+        published = begin_roll_back(terms, _stores(), to, reason=reason, decided_by=_user(), now=now, origin=decision)
+    except (ChangeRefused, ChangeFailed, OSError):
+        return None
+    if not published.is_new:
+        return None
+    plan = published.plan
+    out.print(f"version {plan.champion.version} of {model} is put back by release {plan.release}; it is being proven")
+    return decision
+
+
 def _answer(decision: str, reason: str, *, yes: bool) -> None:
     from mlops_assets.operations.by_hand import answer
+    from mlops_assets.operations.held_trainings import waits_for_trial
 
     with _told():
         one = answer(_stores(), decision, yes=yes, reason=reason, actor=_user(), at=datetime.now(UTC))
     what = f"{one.what.action} of {one.model} ({one.id})"
     if yes:
-        out.print(f"{what} is approved; the sensor {one.model}_response carries it out", markup=False)
+        waits = waits_for_trial(_declared(one.model), _stores(), one)
+        how = f"it waits: {waits}" if waits else f"the sensor {one.model}_response carries it out"
+        out.print(f"{what} is approved; {how}", markup=False)
     else:
         out.print(f"{what} is rejected", markup=False)
 

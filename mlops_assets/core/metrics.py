@@ -1,6 +1,7 @@
 """The metrics a gate may name: what each measures, for which task, and which way is better.
 
 A metric that is a mean over rows also gives its row values, so that two models can be compared in pairs on the same rows.
+scikit-learn is imported when something is measured: declarations, which name metrics, are read where nothing is.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import metrics as sk
 
 Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
@@ -84,6 +84,8 @@ def _squared_error_rows(truth: Floats, output: Floats, threshold: float) -> Floa
 
 def _roc_auc(truth: Floats, output: Floats, threshold: float) -> float:
     """Area under the ROC curve; one against the rest and macro-averaged beyond two classes; NaN where a class is absent."""
+    from sklearn import metrics as sk
+
     if len(np.unique(truth)) < output.shape[1]:
         return float("nan")
     if output.shape[1] == 2:
@@ -93,6 +95,8 @@ def _roc_auc(truth: Floats, output: Floats, threshold: float) -> float:
 
 
 def _average_precision(truth: Floats, output: Floats, threshold: float) -> float:
+    from sklearn import metrics as sk
+
     return float(sk.average_precision_score(truth, output[:, 1])) if truth.any() else float("nan")
 
 
@@ -115,14 +119,20 @@ def _calibration(truth: Floats, output: Floats, threshold: float) -> float:
     return expected_calibration_error(truth, output)
 
 
-def _decided(function: Callable[..., float], **options: object) -> Callable[[Floats, Floats, float], float]:
+def _decided(name: str, **options: object) -> Callable[[Floats, Floats, float], float]:
+    """What scikit-learn calls so, of the classes answered."""
+
     def score(truth: Floats, output: Floats, threshold: float) -> float:
-        return float(function(truth.astype(np.int64), decide(output, threshold), **options))
+        from sklearn import metrics as sk
+
+        return float(getattr(sk, name)(truth.astype(np.int64), decide(output, threshold), **options))
 
     return score
 
 
 def _r2(truth: Floats, output: Floats, threshold: float) -> float:
+    from sklearn import metrics as sk
+
     return float(sk.r2_score(truth, output[:, 0]))
 
 
@@ -148,11 +158,11 @@ _ALL = (
     _mean_metric("accuracy", _CLASSIFICATION, True, _accuracy_rows),
     Metric("average_precision", ("binary",), True, _average_precision),
     Metric("calibration_error", ("binary",), False, _calibration),
-    Metric("precision", ("binary",), True, _decided(sk.precision_score, zero_division=0.0)),
-    Metric("recall", ("binary",), True, _decided(sk.recall_score, zero_division=0.0)),
-    Metric("f1", ("binary",), True, _decided(sk.f1_score, zero_division=0.0)),
-    Metric("balanced_accuracy", ("multiclass",), True, _decided(sk.balanced_accuracy_score)),
-    Metric("f1_macro", ("multiclass",), True, _decided(sk.f1_score, average="macro", zero_division=0.0)),
+    Metric("precision", ("binary",), True, _decided("precision_score", zero_division=0.0)),
+    Metric("recall", ("binary",), True, _decided("recall_score", zero_division=0.0)),
+    Metric("f1", ("binary",), True, _decided("f1_score", zero_division=0.0)),
+    Metric("balanced_accuracy", ("multiclass",), True, _decided("balanced_accuracy_score")),
+    Metric("f1_macro", ("multiclass",), True, _decided("f1_score", average="macro", zero_division=0.0)),
     _mean_metric("mae", ("regression",), False, _absolute_error_rows),
     _mean_metric("mse", ("regression",), False, _squared_error_rows),
     Metric("rmse", ("regression",), False, _rmse),

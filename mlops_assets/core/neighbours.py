@@ -6,12 +6,11 @@ Here each row is filled by itself, in a fixed order of operations, so that both 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mlops_assets.core.scoring.jit import NUMBA, compiled
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +50,7 @@ class Donors:
         return cls(np.ascontiguousarray(values), values / scales, scales, means, neighbours)
 
 
-def fill_from_donors(rows: Floats, columns: NDArray[np.int64], donors: Donors, *, numba: bool = NUMBA) -> Floats:
+def fill_from_donors(rows: Floats, columns: NDArray[np.int64], donors: Donors, *, numba: bool | None = None) -> Floats:
     """Fill the missing values of some columns with the mean over the nearest donors that have that column.
 
     The distance is the mean squared difference of the scaled values over the columns that both rows have (Dixon 1979; the
@@ -67,7 +66,7 @@ def fill_from_donors(rows: Floats, columns: NDArray[np.int64], donors: Donors, *
     donors
         What to fill from.
     numba
-        Take the compiled kernel; numpy gives the same bits.
+        Take the compiled kernel; numpy gives the same bits. Where numba is installed when None.
 
     Returns
     -------
@@ -78,58 +77,17 @@ def fill_from_donors(rows: Floats, columns: NDArray[np.int64], donors: Donors, *
     holed = np.flatnonzero(np.isnan(rows[:, columns]).any(axis=1))
     if len(holed) == 0:
         return filled
-    fill = _fill_compiled if numba else _fill_numpy
+    fill = _fill_numpy if numba is False else _fill_where_compiled(numba)
     fill(rows / donors.scales, holed, columns, donors.scaled, donors.values, donors.means, donors.neighbours, filled)
     return filled
 
 
-@compiled
-def _fill_compiled(
-    scaled: Floats,
-    holed: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    donors: Floats,
-    values: Floats,
-    means: Floats,
-    neighbours: int,
-    filled: Floats,
-) -> None:
-    distances = np.empty(len(donors))
-    nearest = np.empty(neighbours, dtype=np.int64)
-    for row in holed:
-        for donor in range(len(donors)):
-            total = 0.0
-            shared = 0
-            for column in range(donors.shape[1]):
-                difference = scaled[row, column] - donors[donor, column]
-                if not np.isnan(difference):
-                    total += difference * difference
-                    shared += 1
-            distances[donor] = total / shared if shared > 0 else np.nan
-        for column in columns:
-            if not np.isnan(filled[row, column]):
-                continue
-            found = 0
-            for donor in range(len(donors)):
-                distance = distances[donor]
-                if np.isnan(distance) or np.isnan(values[donor, column]):
-                    continue
-                if found == neighbours and not distance < distances[nearest[found - 1]]:
-                    continue
-                place = found if found < neighbours else neighbours - 1
-                while place > 0 and distance < distances[nearest[place - 1]]:
-                    nearest[place] = nearest[place - 1]
-                    place -= 1
-                nearest[place] = donor
-                if found < neighbours:
-                    found += 1
-            if found == 0:
-                filled[row, column] = means[column]
-                continue
-            total = 0.0
-            for place in range(found):
-                total += values[nearest[place], column]
-            filled[row, column] = total / found
+def _fill_where_compiled(numba: bool | None) -> Callable[..., None]:
+    # Numba takes half a second to import, which only those pay who fill with it.
+    from mlops_assets.core.neighbours_compiled import fill_compiled
+    from mlops_assets.core.scoring.jit import NUMBA
+
+    return fill_compiled if numba or NUMBA else _fill_numpy
 
 
 def _fill_numpy(

@@ -23,11 +23,11 @@ from mlops_assets.core.response import policy_of
 from mlops_assets.core.spec import ModelSpec, format_duration
 from mlops_assets.core.training_request import TrainingRequest
 from mlops_assets.operations import rollback
-from mlops_assets.operations.carry_out import Carrier, NoRuns
+from mlops_assets.operations.carry_out import Carrier, NoRuns, decided_once, harmful
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.plan_changes import Changed
 from mlops_assets.operations.stores import Stores
-from mlops_assets.stores.ledger import new_id
+from mlops_assets.stores.ids import new_id
 
 
 class NotPossible(ValueError):
@@ -46,22 +46,26 @@ class ByHand:
     def __init__(self, spec: ModelSpec, stores: Stores, actor: str, clock: Callable[[], datetime]) -> None:
         self._spec, self._stores, self._actor, self._clock = spec, stores, actor, clock
 
-    def roll_back(self, reason: str, version: int | None = None) -> Decision:
+    def roll_back(self, reason: str, version: int | None = None, *, begun: str | None = None) -> Decision:
         """Serve an earlier version again, at once; what became of it is in the decision that is returned.
 
         Parameters
         ----------
         version
             Any registered version with a bundle; left out: the last good one that can answer.
+        begun
+            Id of this very decision, when its plan has been published before anything was written down
+            (`rollback.begin_roll_back`).
 
         Raises
         ------
         NotPossible
             When the model has no release, or is out of service.
         """
-        self._require_in_service()
+        if begun is None:
+            self._require_in_service()
         details = {} if version is None else {"version": str(version)}
-        name = self._decide("roll back", reason, details, incidents=self._harmful())
+        name = self._decide("roll back", reason, details, incidents=harmful(self._record), name=begun)
         carrier = Carrier(self._spec, self._stores, NoRuns(), self._clock, self._actor)
         carrier.carry_out(name)
         carrier.note_releases()
@@ -136,10 +140,6 @@ class ByHand:
     def _decision(self, name: str) -> Decision:
         return next(one for one in self._record.decisions if one.id == name)
 
-    def _harmful(self) -> tuple[str, ...]:
-        """Open incidents of the model itself, which going back may mitigate."""
-        return tuple(one.id for one in self._record.open_incidents if one.cause in ("performance", "service"))
-
     def _require_in_service(self) -> None:
         if self._stores.releases.current(self._spec.name) is None:
             raise NotPossible(f"{self._spec.name} has no release yet: materialise {self._spec.name}_lifecycle first")
@@ -159,12 +159,14 @@ class ByHand:
         *,
         incidents: tuple[str, ...] = (),
         begins: bool = False,
+        name: str | None = None,
     ) -> str:
-        name, (_, now) = new_id("d"), newest_judged(self._spec, self._stores)
+        key, name = name and decided_once(name), name or new_id("d")
+        _, now = newest_judged(self._spec, self._stores)
         decided = Decided(action, "auto", reason, None, incidents, (), details, policy_of(self._spec))
         facts: list[Fact] = [decided, Started(1)] if begins else [decided]
         at = self._clock()
-        self._stores.ledger.record(*(Entry(self._spec.name, name, fact, self._actor, at, now) for fact in facts))
+        self._stores.ledger.record(*(Entry(self._spec.name, name, fact, self._actor, at, now, key) for fact in facts))
         return name
 
     def _tell(self, fact: Fact) -> None:

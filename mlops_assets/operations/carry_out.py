@@ -22,11 +22,13 @@ from mlops_assets.core.carrying import (
     of_runs,
     settled,
 )
-from mlops_assets.core.ledger import Decision, Entry, Record, Released, Started
+from mlops_assets.core.ledger import Decided, Decision, Entry, Record, Released, Started
+from mlops_assets.core.response import policy_of
 from mlops_assets.core.rollout import ReleasePlan, outcome_of
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.trial_facts import Trial
 from mlops_assets.operations.decided_change import change_as_decided
+from mlops_assets.operations.held_trainings import waits_for_trial
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.files import locked, make_folder
@@ -118,6 +120,7 @@ class Carrier:
             When a store is out of reach; then the rest is left to the next time.
         """
         wanted = []
+        self._take_up()
         for decision in self.record.open_decisions:
             training = self.carry_out(decision.id)
             if training is not None:
@@ -155,9 +158,28 @@ class Carrier:
         """Write down every change of the version that answers which the ledger does not know yet, however it came about."""
         return _note_releases(self._spec, self._stores, self._actor, self._clock, self._runs)
 
+    def held(self, decision: Decision) -> str | None:
+        """Why a decision may not begin now; None where it may, or it has begun."""
+        if decision.running:
+            return None
+        return held_back(self.record, decision) or waits_for_trial(self._spec, self._stores, decision)
+
     @property
     def record(self) -> Record:
         return self._stores.ledger.of(self._spec.name)
+
+    def _take_up(self) -> None:
+        """Write down a way back whose plan a person has published without coming to write it down; then it is carried out."""
+        plan, record = self._stores.releases.current(self._spec.name), self.record
+        if plan is None or not (plan.decided_by.startswith("user:") and plan.rollout.startswith("d-")):
+            return
+        if any(one.id == plan.rollout for one in record.decisions):
+            return
+        details = {"version": str(plan.champion.version)}
+        decided = Decided("roll back", "auto", plan.reason, None, harmful(record), (), details, policy_of(self._spec))
+        now, key = newest_judged(self._spec, self._stores)[1], decided_once(plan.rollout)
+        entry = Entry(self._spec.name, plan.rollout, decided, plan.decided_by, self._clock(), now, key)
+        self._stores.ledger.record(entry)
 
     def _next(self, record: Record, one: Decision) -> Begin | Note | Settle | Wait:
         runs = self._runs.of(one.id) if one.what.action == "retrain" and not one.is_final else ()
@@ -167,7 +189,7 @@ class Carrier:
             runs,
             attempts=self._spec.response.attempts,
             now=self._clock(),
-            held=held_back(record, one),
+            held=self.held(one),
             released=released,
             on_trial=on_trial,
         )
@@ -218,6 +240,16 @@ class Carrier:
         ]
         if entries:
             self._stores.ledger.record(*entries)
+
+
+def harmful(record: Record) -> tuple[str, ...]:
+    """Open incidents of the model itself, which going back may mitigate."""
+    return tuple(one.id for one in record.open_incidents if one.cause in ("performance", "service"))
+
+
+def decided_once(decision: str) -> str:
+    """The key under which a decision is written that began before it was written down, by whoever comes first."""
+    return f"{decision} decided"
 
 
 def _note_releases(

@@ -8,11 +8,9 @@ import jinja2
 import yaml
 from pydantic import ValidationError
 
-import mlops_assets
 from mlops_assets.core.spec import ModelSpec
-
-DEFS = Path(mlops_assets.__file__).parent / "defs"
-COMPONENT = "mlops_assets.components.ModelLifecycle"
+from mlops_assets.operations.terms import COMPONENT as COMPONENT
+from mlops_assets.operations.terms import DEFS as DEFS
 
 
 def declared_models(folder: Path = DEFS) -> dict[str, ModelSpec]:

@@ -1,25 +1,21 @@
 """Carrying a change of the release plan out: published once, proven by the workers, taken back where they refuse it.
 
-Which change is the business of `rollback.py`, and how the next plan looks that of `core/rollout`.
+Which change is the business of `rollback.py`, and how the next plan looks that of `core/rollout`. Callers wait for the plan: what
+only its proof needs is imported when the plan is out.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from mlops_assets.core.rollout import Origin, ReleasePlan, limited, outcome_of
-from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.confirm import (
-    AliasNotMoved,
-    DoesNotAnswer,
-    NotEverywhere,
-    confirm,
-    move_champion,
-    take_back,
-)
-from mlops_assets.operations.smoke import SmokeTest
+from mlops_assets.core.rollout import BreakerLimits, Origin, ReleasePlan, limited, outcome_of
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.releases import ReleaseConflict
+
+if TYPE_CHECKING:
+    from mlops_assets.core.spec import ModelSpec
+    from mlops_assets.operations.smoke import SmokeTest
 
 History = Sequence[ReleasePlan]
 TRIES = 5  # to publish a plan that others get ahead of
@@ -54,13 +50,33 @@ class Changed:
     plan: ReleasePlan
     former: int | None
     workers: int
-    smoke: SmokeTest
+    smoke: "SmokeTest"
     is_new: bool
     superseded_by: int | None = None
 
 
+@dataclass(frozen=True)
+class Published:
+    """A plan that says what was wanted, in force or followed by others since; not proven by the workers yet.
+
+    Attributes
+    ----------
+    history
+        All plans, oldest first, with this one.
+    is_new
+        It was published just now.
+    is_ours
+        It was published for this change, now or by an earlier attempt.
+    """
+
+    plan: ReleasePlan
+    history: History
+    is_new: bool
+    is_ours: bool
+
+
 def carry_out(
-    spec: ModelSpec, stores: Stores, origin: Origin, step: Callable[[History], ReleasePlan | None]
+    spec: "ModelSpec", stores: Stores, origin: Origin, step: Callable[[History], ReleasePlan | None]
 ) -> Changed:
     """Publish what follows from the history, unless it has been; move the alias, wait for the workers, test, or take it back.
 
@@ -69,8 +85,7 @@ def carry_out(
     Parameters
     ----------
     step
-        The next plan from those so far (oldest first, at least one), None when things are already as they should be. May
-        raise `ValueError` or `ChangeRefused` when it must not be done.
+        As of `publish`.
 
     Raises
     ------
@@ -81,41 +96,57 @@ def carry_out(
         time, nobody could be asked, or the registry is out of reach: then it stays in force, and trying again does the rest.
         Also when others have got ahead with a plan of theirs again and again.
     """
+    return _finish(spec, stores, publish(spec.name, spec.release.breaker.limits, stores, origin, step), origin)
+
+
+def publish(
+    model: str, limits: BreakerLimits, stores: Stores, origin: Origin, step: Callable[[History], ReleasePlan | None]
+) -> Published:
+    """The first part of `carry_out`: when it returns, the plan is what workers go by. Nothing that takes long is imported for it.
+
+    Parameters
+    ----------
+    limits
+        Of the breaker, as declared.
+    step
+        The next plan from those so far (oldest first, at least one), None when things are already as they should be. May
+        raise `ValueError` or `ChangeRefused` when it must not be done.
+
+    Raises
+    ------
+    ChangeRefused
+        When the model has no release, or the step refuses.
+    ChangeFailed
+        When others have got ahead with a plan of theirs again and again.
+    """
     for _ in range(TRIES):
-        history = stores.releases.history(spec.name)
+        history = stores.releases.history(model)
         if not history:
-            raise ChangeRefused(
-                f"model {spec.name!r} has no release that could be changed; train and release one first"
-            )
+            raise ChangeRefused(f"model {model!r} has no release that could be changed; train and release one first")
         made, taken_back = outcome_of(history, origin.rollout)
         if made is not None and not taken_back:
-            return _finish(spec, stores, history, made, origin, is_new=False, is_ours=True)
+            return Published(made, history, is_new=False, is_ours=True)
         try:
             plan = step(history)
         except ValueError as error:
             raise ChangeRefused(f"{error}") from error
         if plan is None:
-            return _finish(spec, stores, history, history[-1], origin, is_new=False, is_ours=False)
-        plan = limited(plan, spec.release.breaker.limits)
+            return Published(history[-1], history, is_new=False, is_ours=False)
+        plan = limited(plan, limits)
         try:
             stores.releases.publish(plan)
         except ReleaseConflict as conflict:
             lost = conflict
             continue  # perhaps by another attempt at the same change
-        return _finish(spec, stores, (*history, plan), plan, origin, is_new=True, is_ours=True)
-    raise ChangeFailed(f"model {spec.name!r}: another plan is being published all the time ({lost}); try again")
+        return Published(plan, (*history, plan), is_new=True, is_ours=True)
+    raise ChangeFailed(f"model {model!r}: another plan is being published all the time ({lost}); try again")
 
 
-def _finish(
-    spec: ModelSpec,
-    stores: Stores,
-    history: History,
-    plan: ReleasePlan,
-    origin: Origin,
-    *,
-    is_new: bool,
-    is_ours: bool,
-) -> Changed:
+def _finish(spec: "ModelSpec", stores: Stores, published: Published, origin: Origin) -> Changed:
+    from mlops_assets.operations.confirm import DoesNotAnswer, NotEverywhere, confirm, take_back
+    from mlops_assets.operations.smoke import SmokeTest
+
+    plan, history, is_new = published.plan, published.history, published.is_new
     before = history[plan.release - 2] if plan.release > 1 else None
     former = None if before is None else before.champion.version
     if plan != history[-1]:
@@ -133,7 +164,7 @@ def _finish(
         ) from failure
     except DoesNotAnswer as failure:
         done = "it was in force before, and stays"
-        if is_ours:
+        if published.is_ours:
             done = take_back(stores, plan, str(failure), origin.decided_by, datetime.now(UTC), withdraw=False)
             newest_plan = stores.releases.current(spec.name)
             if moves_alias and newest_plan is not None:
@@ -147,6 +178,8 @@ def _finish(
 
 def _move(stores: Stores, plan: ReleasePlan) -> str | None:
     """Move the alias; why not, where the registry is out of reach: callers must not wait for it."""
+    from mlops_assets.operations.confirm import AliasNotMoved, move_champion
+
     try:
         move_champion(stores, plan)
     except AliasNotMoved as error:

@@ -4,7 +4,9 @@ Each is one release plan, however often it is asked for: `origin` (the decision'
 """
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 import uuid_utils
@@ -24,11 +26,14 @@ from mlops_assets.core.rollout import (
     rollback,
 )
 from mlops_assets.core.scoring.degraded import CannotDegrade, constant_output, require_maskable
-from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.plan_changes import Changed, ChangeRefused, History, carry_out
+from mlops_assets.operations.plan_changes import Changed, ChangeRefused, History, Published, carry_out, publish
 from mlops_assets.operations.stores import Stores
+from mlops_assets.operations.terms import Terms
 from mlops_assets.operations.whole_bundles import ProvenBundle, prove
 from mlops_assets.stores.bundles import BundleError
+
+if TYPE_CHECKING:
+    from mlops_assets.core.spec import ModelSpec
 
 PASSED_OVER = 2  # times that workers refuse a version before the one before it is gone back to
 
@@ -38,7 +43,7 @@ class RollbackRefused(ChangeRefused):
 
 
 def roll_back(
-    spec: ModelSpec,
+    spec: "ModelSpec",
     stores: Stores,
     to_version: int | None,
     *,
@@ -75,34 +80,66 @@ def roll_back(
         When workers refuse it or answer otherwise; the former champion serves again.
     """
 
+    made_by = _make_origin(origin, reason, decided_by, now)
+    step = _way_back(Terms.of(spec), stores, made_by, to_version, instead_of=instead_of, keep_former=keep_former)
+    return carry_out(spec, stores, made_by, step)
+
+
+def begin_roll_back(
+    terms: Terms, stores: Stores, to_version: int | None, *, reason: str, decided_by: str, now: datetime, origin: str
+) -> Published:
+    """The part of `roll_back` that callers wait for: proves the way back and publishes the plan, which workers then go by.
+
+    To be followed by `roll_back` with the same origin, which finds the plan and does the rest. Nothing that takes long is
+    imported for it where the way back is in the plans, and its bundle in the store.
+
+    Raises
+    ------
+    RollbackRefused, ChangeFailed
+        As `roll_back`, and nothing has moved.
+    """
+    made_by = _make_origin(origin, reason, decided_by, now)
+    return publish(terms.model, terms.limits, stores, made_by, _way_back(terms, stores, made_by, to_version))
+
+
+def _way_back(
+    terms: Terms,
+    stores: Stores,
+    origin: Origin,
+    to_version: int | None,
+    *,
+    instead_of: int | None = None,
+    keep_former: bool = False,
+) -> Callable[[History], ReleasePlan | None]:
+    """The step of `roll_back`."""
+
     def step(history: History) -> ReleasePlan | None:
         plan = history[-1]
         if to_version is not None and plan.champion.version == to_version and not plan.fallen_back:
             return None
         if instead_of is not None and plan.champion.version != instead_of:
             raise RollbackRefused(
-                f"model {spec.name!r}: version {plan.champion.version} answers by now, and the decision is about {instead_of}; "
+                f"model {terms.model!r}: version {plan.champion.version} answers by now, and the decision is about {instead_of}; "
                 "decide again"
             )
         if plan.retired is not None:
-            raise RollbackRefused(f"model {spec.name!r} is out of service ({plan.retired}); recover it first")
-        refused = _refused_by_workers(history, _origin.rollout)
+            raise RollbackRefused(f"model {terms.model!r} is out of service ({plan.retired}); recover it first")
+        refused = _refused_by_workers(history, origin.rollout)
         if to_version is None:
-            to, passed_over = _last_good(spec, stores, history, refused)
+            to, passed_over = _last_good(terms, stores, history, refused)
         else:
-            _require_not_given_up(spec, plan, to_version, refused)
-            to, passed_over = _named(spec, stores, history, to_version), {}
+            _require_not_given_up(terms, plan, to_version, refused)
+            to, passed_over = _named(terms, stores, history, to_version), {}
         others = (one for one in former_champions(history) if one != to.release and one not in passed_over)
-        why = "; ".join((_origin.reason, *passed_over.values()))
-        told = msgspec.structs.replace(_origin, reason=why)
+        why = "; ".join((origin.reason, *passed_over.values()))
+        told = msgspec.structs.replace(origin, reason=why)
         return rollback(plan, to.entrant(), told, last_good=next(others, None), withdraw=not keep_former)
 
-    _origin = _make_origin(origin, reason, decided_by, now)
-    return carry_out(spec, stores, _origin, step)
+    return step
 
 
 def force_release(
-    spec: ModelSpec,
+    spec: "ModelSpec",
     stores: Stores,
     version: int,
     *,
@@ -120,7 +157,7 @@ def force_release(
         plan = history[-1]
         if plan.champion.version == version and not plan.fallen_back and plan.retired is None:
             return None
-        to = _named(spec, stores, history, version)
+        to = _named(Terms.of(spec), stores, history, version)
         return forcing(plan, to.entrant(), _origin)
 
     _origin = _make_origin(origin, reason, decided_by, now)
@@ -128,7 +165,7 @@ def force_release(
 
 
 def mask(
-    spec: ModelSpec,
+    spec: "ModelSpec",
     stores: Stores,
     features: tuple[str, ...],
     *,
@@ -161,7 +198,7 @@ def mask(
 
 
 def fall_back(
-    spec: ModelSpec, stores: Stores, *, reason: str, decided_by: str, now: datetime, origin: str | None = None
+    spec: "ModelSpec", stores: Stores, *, reason: str, decided_by: str, now: datetime, origin: str | None = None
 ) -> Changed:
     """Answer with the constant: base rate, most frequent class, median. Errors are those of `mask`."""
 
@@ -178,7 +215,7 @@ def fall_back(
 
 
 def recover(
-    spec: ModelSpec, stores: Stores, *, reason: str, decided_by: str, now: datetime, origin: str | None = None
+    spec: "ModelSpec", stores: Stores, *, reason: str, decided_by: str, now: datetime, origin: str | None = None
 ) -> Changed:
     """Let the champion answer again, after a fallback or a retirement. Errors are those of `mask`."""
 
@@ -194,7 +231,7 @@ def recover(
 
 
 def retire(
-    spec: ModelSpec, stores: Stores, *, reason: str, decided_by: str, now: datetime, origin: str | None = None
+    spec: "ModelSpec", stores: Stores, *, reason: str, decided_by: str, now: datetime, origin: str | None = None
 ) -> Changed:
     """Take the model out of service: callers get 410 with the reason. Its history stays, and `recover` brings it back."""
 
@@ -210,13 +247,13 @@ def _make_origin(origin: str | None, reason: str, decided_by: str, now: datetime
     return Origin(origin or f"r-{uuid_utils.uuid7()}", reason, decided_by, now)
 
 
-def _named(spec: ModelSpec, stores: Stores, history: History, version: int) -> ProvenBundle:
+def _named(terms: Terms, stores: Stores, history: History, version: int) -> ProvenBundle:
     """The version asked for; proven, and fit to take the champion's place."""
-    return _fit_to_serve(spec, stores, history[-1], _release_of(spec, stores, history, version))
+    return _fit_to_serve(terms, stores, history[-1], _release_of(terms, stores, history, version))
 
 
 def _last_good(
-    spec: ModelSpec, stores: Stores, history: History, refused: Counter[int]
+    terms: Terms, stores: Stores, history: History, refused: Counter[int]
 ) -> tuple[ProvenBundle, dict[Release, str]]:
     """The last good version that can answer, proven; and why each one was passed over that would have come first.
 
@@ -228,26 +265,26 @@ def _last_good(
     passed_over: dict[Release, str] = {}
     for release in sorted(known, key=lambda one: refused[one.version] >= PASSED_OVER):
         try:
-            _require_not_given_up(spec, plan, release.version, refused)
-            proven = _fit_to_serve(spec, stores, plan, release)
+            _require_not_given_up(terms, plan, release.version, refused)
+            proven = _fit_to_serve(terms, stores, plan, release)
         except RollbackRefused as refusal:
-            passed_over[release] = str(refusal).removeprefix(f"model {spec.name!r}: ")
+            passed_over[release] = str(refusal).removeprefix(f"model {terms.model!r}: ")
             continue
         later = [one for one in known if one != release and refused[one.version] >= PASSED_OVER]
         return proven, passed_over | {one: _tried_in_vain(one.version, refused) for one in later}
     why = "; ".join(passed_over.values()) or "no version has served before"
     raise RollbackRefused(
-        f"model {spec.name!r}: there is no earlier version to go back to ({why}); name another one, or train a new one"
+        f"model {terms.model!r}: there is no earlier version to go back to ({why}); name another one, or train a new one"
     )
 
 
-def _require_not_given_up(spec: ModelSpec, plan: ReleasePlan, version: int, refused: Counter[int]) -> None:
+def _require_not_given_up(terms: Terms, plan: ReleasePlan, version: int, refused: Counter[int]) -> None:
     if plan.challenger is not None and plan.challenger.version == version:
         raise RollbackRefused(
-            f"model {spec.name!r}: version {version} is on trial in release {plan.release} and no way back; choose another one"
+            f"model {terms.model!r}: version {version} is on trial in release {plan.release} and no way back; choose another one"
         )
-    if refused[version] >= spec.response.attempts:
-        raise RollbackRefused(f"model {spec.name!r}: {_tried_in_vain(version, refused)}; choose another one")
+    if refused[version] >= terms.attempts:
+        raise RollbackRefused(f"model {terms.model!r}: {_tried_in_vain(version, refused)}; choose another one")
 
 
 def _tried_in_vain(version: int, refused: Counter[int]) -> str:
@@ -260,32 +297,32 @@ def _refused_by_workers(history: History, rollout: str) -> Counter[int]:
     return Counter(history[at].champion.version for at in made if outcome_of(history[: at + 2], rollout)[1])
 
 
-def _release_of(spec: ModelSpec, stores: Stores, history: History, version: int) -> Release:
+def _release_of(terms: Terms, stores: Stores, history: History, version: int) -> Release:
     """A version with its bundle, from the plans where it has served, so that a registry out of reach holds nothing up."""
     served = {plan.champion.version: plan.champion for plan in history}
     if version in served:
         return served[version]
-    registered = {facts.version: facts for facts in stores.registry.versions(spec.name)}
+    registered = {facts.version: facts for facts in stores.registry.versions(terms.model)}
     if version not in registered:
         known = ", ".join(map(str, registered)) or "none"
-        raise RollbackRefused(f"model {spec.name!r} has no version {version}; registered are {known}")
+        raise RollbackRefused(f"model {terms.model!r} has no version {version}; registered are {known}")
     bundle = registered[version].tags.get("bundle")
     if bundle is None:
         raise RollbackRefused(
-            f"model {spec.name!r}: version {version} was registered but never bundled for release; choose another one"
+            f"model {terms.model!r}: version {version} was registered but never bundled for release; choose another one"
         )
     return Release(version, bundle)
 
 
-def _fit_to_serve(spec: ModelSpec, stores: Stores, plan: ReleasePlan, release: Release) -> ProvenBundle:
+def _fit_to_serve(terms: Terms, stores: Stores, plan: ReleasePlan, release: Release) -> ProvenBundle:
     if release.version in plan.withdrawn:
         raise RollbackRefused(
-            f"model {spec.name!r}: version {release.version} was withdrawn and never returns; choose another one"
+            f"model {terms.model!r}: version {release.version} was withdrawn and never returns; choose another one"
         )
-    proven = _prove(stores, spec.name, release)
-    if gap := _other_features(spec, _manifest_of(stores, plan.champion), proven.manifest):
+    proven = _prove(stores, terms.model, release)
+    if gap := _other_features(terms, _manifest_of(stores, plan.champion), proven.manifest):
         raise RollbackRefused(
-            f"model {spec.name!r}: version {release.version} {gap}; choose another one, or train a new one"
+            f"model {terms.model!r}: version {release.version} {gap}; choose another one, or train a new one"
         )
     masked = tuple(name for name in plan.masked if name in proven.features)
     try:
@@ -297,7 +334,7 @@ def _fit_to_serve(spec: ModelSpec, stores: Stores, plan: ReleasePlan, release: R
 
 def _prove(stores: Stores, model: str, release: Release) -> ProvenBundle:
     try:
-        return prove(stores, model, release)
+        return prove(stores, model, release, "numpy")
     except BundleError as error:
         raise RollbackRefused(f"model {model!r}: version {release.version} cannot be relied on: {error}") from error
 
@@ -310,12 +347,12 @@ def _manifest_of(stores: Stores, release: Release) -> Manifest | None:
         return None
 
 
-def _other_features(spec: ModelSpec, champion: Manifest | None, earlier: Manifest) -> str | None:
+def _other_features(terms: Terms, champion: Manifest | None, earlier: Manifest) -> str | None:
     """Why callers, who send what is declared and what the champion takes, could not be answered by an earlier version."""
     known = {feature.name: feature.type for feature in earlier.features}
-    if gone := [name for name in known if name not in spec.feature_names]:
+    if gone := [name for name in known if name not in terms.features]:
         return f"needs {', '.join(gone)}, which the model no longer declares"
-    if changed := [name for name, kind in known.items() if spec.feature(name).type != kind]:
+    if changed := [name for name, kind in known.items() if terms.features[name] != kind]:
         return f"takes {', '.join(changed)} as another type than is declared"
     sent = () if champion is None else tuple(feature.name for feature in champion.features)
     if new := [name for name in sent if name not in known]:

@@ -4,13 +4,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
-
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.rollout import Entrant, Release
 from mlops_assets.core.scoring.load import verified_scorer
-from mlops_assets.core.scoring.scorer import GoldenRows, Scorer, ScorerError
-from mlops_assets.operations.bento import bento_path
+from mlops_assets.core.scoring.scorer import Engine, GoldenRows, Scorer, ScorerError
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.bundles import Bundle, BundleError
 
@@ -29,8 +26,13 @@ class ProvenBundle:
         return Entrant(self.release, self.features, self.manifest.fallback_value, self.manifest.as_of)
 
 
-def prove(stores: Stores, model: str, release: Release) -> ProvenBundle:
+def prove(stores: Stores, model: str, release: Release, engine: Engine | None = None) -> ProvenBundle:
     """Check a version's bundle as the service would.
+
+    Parameters
+    ----------
+    engine
+        "numpy" is there at once, and answers the same; see `CompiledScorer`.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def prove(stores: Stores, model: str, release: Release) -> ProvenBundle:
             "choose another version"
         )
     try:
-        scorer, golden = verified_scorer(manifest, bundle.files)
+        scorer, golden = verified_scorer(manifest, bundle.files, engine)
     except ScorerError as error:
         raise BundleError(
             f"version {release.version} of {model} does not answer as when it was made: {error}"
@@ -78,6 +80,11 @@ def whole_bundle(stores: Stores, model: str, release: Release) -> Bundle:
 
 def _copies(stores: Stores, model: str, release: Release, folder: Path, found: list[str]) -> Iterator[Path]:
     """Folders with a copy, the nearest first; what was looked for in vain is added to `found`."""
+    # None of them is needed where the store has the bundle.
+    from mlflow.exceptions import MlflowException
+
+    from mlops_assets.operations.bento import bento_path
+
     name = release.bundle.removeprefix("sha256:")
     yield from sorted(bento_path(stores.home, "predictor:any").parent.glob(f"*/src/carried/bundles/{name}"))
     try:

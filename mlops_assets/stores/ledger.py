@@ -6,11 +6,9 @@ in SQL, and so are the notices that people are to get; sending those is the busi
 
 import threading
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 import msgspec
 import sqlalchemy as sa
-import uuid_utils
 
 from mlops_assets.core.ledger import Entry, Record
 from mlops_assets.core.ledger_fold import fold
@@ -21,11 +19,6 @@ from mlops_assets.stores.ledger_chain import Line, Row
 from mlops_assets.stores.ledger_tables import ENTRIES, HEAD
 from mlops_assets.stores.ledger_views import changed_rows, event_row, identity
 from mlops_assets.stores.outbox import put
-
-
-def new_id(prefix: Literal["i", "d"]) -> str:
-    """A new id of an incident ("i") or a decision ("d"), in the order of time."""
-    return f"{prefix}-{uuid_utils.uuid7()}"
 
 
 class Head(msgspec.Struct, frozen=True):

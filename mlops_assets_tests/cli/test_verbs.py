@@ -1,16 +1,27 @@
 """What a person types is done, or decided, in their name and with their reason; what cannot be done says what can."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import dagster as dg
 import pytest
 import typer
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
 from mlops_assets.cli import verbs
 from mlops_assets.cli.verbs import add_verbs
-from mlops_assets.core.ledger import Decided, Frozen
-from mlops_assets.operations import models
+from mlops_assets.core.ledger import Decided, Decision, Frozen
+from mlops_assets.operations import models, terms
+from mlops_assets.operations.models import COMPONENT
+from mlops_assets.operations.terms import Terms
+from mlops_assets.stores.database import LedgerUnavailable
+from mlops_assets.stores.releases import ReleaseStore
+from mlops_assets_tests.operations.rollback_examples import released, stores_in
 from mlops_assets_tests.sensors.patient import Patient, better, only
+from mlops_assets_tests.serving.factory import small_spec
 
 app = typer.Typer()
 add_verbs(app)
@@ -23,11 +34,16 @@ def patient(tmp_path, monkeypatch: pytest.MonkeyPatch):
         patient = Patient(tmp_path, instance, actions={"rollback": "approve"})
         monkeypatch.setattr(models, "declared_models", lambda: {"delay": patient.spec})
         monkeypatch.setattr(verbs, "_stores", lambda: patient.stores)
+        monkeypatch.setattr(terms, "read_terms", lambda model: Terms.of(patient.spec) if model == "delay" else None)
         yield patient
 
 
 def said(*words: str) -> Result:
     return CliRunner().invoke(app, [*words, "--reason", "because"])
+
+
+def ways_back(patient: Patient) -> list[Decision]:
+    return [one for one in patient.record.decisions if one.what.action == "roll back"]
 
 
 def test_a_rollback_is_done_at_once_and_kept_with_its_reason(patient: Patient):
@@ -41,6 +57,89 @@ def test_a_rollback_is_done_at_once_and_kept_with_its_reason(patient: Patient):
     patient.judge(1)
     patient.live()
     assert len(patient.plans) == 3, "the sensor finds nothing left to do"
+
+
+def test_a_rollback_of_what_only_the_whole_declaration_tells_is_done_as_well(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(terms, "read_terms", lambda model: None)
+    assert said("rollback", "delay").exit_code == 0
+    assert (patient.champion, patient.decision("roll back").outcome) == (1, "done")
+
+
+def test_a_rollback_whose_record_is_out_of_reach_serves_and_is_written_down_by_the_sensor(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    def unreachable(model: str):
+        raise LedgerUnavailable("the ledger cannot be used: it is locked")
+
+    with monkeypatch.context() as locked:
+        locked.setattr(verbs, "_hand", unreachable)
+        result = said("rollback", "delay")
+    assert result.exit_code == 1
+    assert "version 1 of delay is put back by release 3" in result.output
+    assert "it is locked" in result.output
+    assert (patient.champion, patient.record.decisions) == (1, ())
+    patient.judge(1)
+    patient.live()
+    decision = patient.decision("roll back")
+    assert (decision.id, decision.actor) == (patient.plans[-1].rollout, "user:ann")
+    assert (decision.what.reason, decision.outcome, decision.attempts) == ("because", "done", 1)
+    assert [(one.released.release, one.released.automated) for one in patient.record.releases][-1:] == [(3, False)]
+    patient.live()
+    assert (len(patient.plans), len(ways_back(patient))) == (3, 1)
+
+
+def test_a_rollback_that_the_sensor_has_written_down_first_is_decided_once(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    hand = verbs._hand
+
+    def late(model: str):
+        patient.judge(1)
+        patient.live()
+        return hand(model)
+
+    monkeypatch.setattr(verbs, "_hand", late)
+    result = said("rollback", "delay")
+    assert result.exit_code == 0, result.output
+    assert "roll back (version 1): done" in result.output
+    assert (len(patient.plans), len(ways_back(patient)), patient.champion) == (3, 1, 1)
+
+
+def test_the_way_back_is_published_before_anything_heavy_is_imported(tmp_path: Path):
+    """Callers of the bad version waited seconds for libraries that only the records need."""
+    stores = stores_in(tmp_path / "home")
+    released(stores, 1, 2)
+    declared = {"type": COMPONENT, "attributes": small_spec().model_dump(mode="json", exclude_unset=True)}
+    (tmp_path / "defs.yaml").write_text(yaml.safe_dump(declared))
+    heavy = "alembic bentoml dagster httpx jinja2 mlflow numba pandas pandera pyarrow scipy sklearn sqlalchemy"
+    code = f"""
+import os, sys
+from pathlib import Path
+
+os.environ["MLOPS_HOME"] = {str(tmp_path / "home")!r}
+from mlops_assets.operations import terms
+from mlops_assets.stores.releases import ReleaseStore
+
+read, publish = terms.read_terms, ReleaseStore.publish
+
+def published(store, plan):
+    publish(store, plan)
+    print(*sorted({{*{heavy!r}.split(), "mlops_assets.core.spec"}} & set(sys.modules)), flush=True)
+    os._exit(0)
+
+terms.read_terms = lambda model: read(model, Path({str(tmp_path)!r}))
+ReleaseStore.publish = published
+from mlops_assets.cli import app
+
+app(["rollback", "delay", "--reason", "because"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "", done.stderr
+    plan = ReleaseStore(stores.home.releases).current("delay")
+    assert plan is not None
+    assert (plan.release, plan.champion.version, plan.withdrawn) == (3, 1, (2,))
 
 
 def test_a_rollback_that_cannot_be_done_says_why(patient: Patient):

@@ -12,12 +12,13 @@ from mlflow.exceptions import MlflowException
 from mlops_assets.core.rollout import Challenger, Release, ReleasePlan
 from mlops_assets.core.scoring.scorer import GoldenRows
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations import confirm, plan_changes, rollback
+from mlops_assets.operations import confirm, rollback
 from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused
 from mlops_assets.operations.rollback import RollbackRefused, fall_back, force_release, mask, recover, retire, roll_back
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import NotLive, RefusedByWorker
+from mlops_assets.operations.terms import Terms
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.releases import ReleaseStore
 from mlops_assets_tests.operations.rollback_examples import NOON, bundled, registry_of, released, stores_in
@@ -187,7 +188,7 @@ def test_a_version_that_refuses_what_callers_send_by_now_does_not_return(stores:
     narrow = small_spec()
     manifest = small_model(version=1).manifest
     fewer = tuple(one for one in manifest.features if one.name != "temp")
-    gap = rollback._other_features(narrow, manifest, msgspec.structs.replace(manifest, features=fewer))
+    gap = rollback._other_features(Terms.of(narrow), manifest, msgspec.structs.replace(manifest, features=fewer))
     assert gap == "refuses temp, which callers send by now"
 
 
@@ -296,12 +297,12 @@ class Stopped(BaseException):
 STEPS = {
     "before the plan is published": (ReleaseStore, "publish", False),
     "when the plan is published": (ReleaseStore, "publish", True),
-    "before the alias moves": (plan_changes, "move_champion", False),
-    "when the alias has moved": (plan_changes, "move_champion", True),
+    "before the alias moves": (confirm, "move_champion", False),
+    "when the alias has moved": (confirm, "move_champion", True),
     "before the workers are waited for": (confirm, "wait_until_live", False),
     "when the workers have it": (confirm, "wait_until_live", True),
     "when it is tested": (confirm, "smoke_test", True),
-    "at the end": (plan_changes, "confirm", True),
+    "at the end": (confirm, "confirm", True),
 }
 
 

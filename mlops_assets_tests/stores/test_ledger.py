@@ -30,7 +30,8 @@ from mlops_assets.core.ledger import (
 from mlops_assets.core.ledger_fold import fold
 from mlops_assets.stores import database
 from mlops_assets.stores.database import LedgerUnavailable
-from mlops_assets.stores.ledger import Ledger, new_id
+from mlops_assets.stores.ids import new_id
+from mlops_assets.stores.ledger import Ledger
 from mlops_assets.stores.ledger_tables import METADATA, REVISION
 from mlops_assets.stores.outbox import Outbox
 from mlops_assets_tests.core.ledger_examples import AT, decided, entries, entry, opened

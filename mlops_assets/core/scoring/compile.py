@@ -17,9 +17,9 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 
 from mlops_assets.core.imputation import PlanImputer
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan
+from mlops_assets.core.scoring.arrays import BITSET_CODES
 from mlops_assets.core.scoring.compile_models import CompiledModel, compile_model
 from mlops_assets.core.scoring.compile_models import Uncompilable as Uncompilable
-from mlops_assets.core.scoring.kernels import BITSET_CODES
 from mlops_assets.core.scoring.scorer import CompiledScorer
 from mlops_assets.core.scoring.scorer_files import CategoryLayout, Layout, make_parts
 

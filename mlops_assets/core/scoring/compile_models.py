@@ -13,7 +13,7 @@ from sklearn import ensemble, tree
 from sklearn.base import is_classifier
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from mlops_assets.core.scoring.kernels import NODE
+from mlops_assets.core.scoring.arrays import NODE
 from mlops_assets.core.scoring.scorer_files import Link
 
 Floats = NDArray[np.float64]
@@ -25,7 +25,7 @@ class Uncompilable(ValueError):
 
 @dataclass(frozen=True)
 class Trees:
-    """T trees as the kernels walk them (see `kernels.Arrays`)."""
+    """T trees as the kernels walk them (see `arrays.Arrays`)."""
 
     nodes: NDArray[np.void]
     roots: NDArray[np.int32]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlops_assets.core.scoring.kernels import (
+from mlops_assets.core.scoring.arrays import (
     BITSET_CODES,
     BLOCK_ROWS,
     EXP,

@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 
 from mlops_assets.core.manifest import Manifest
-from mlops_assets.core.scoring.scorer import CompiledScorer, GoldenRows, Scorer, ScorerError
+from mlops_assets.core.scoring.scorer import CompiledScorer, Engine, GoldenRows, Scorer, ScorerError
 
 
-def load_scorer(manifest: Manifest, files: Mapping[str, bytes]) -> Scorer:
+def load_scorer(manifest: Manifest, files: Mapping[str, bytes], engine: Engine | None = None) -> Scorer:
     """The scorer that a bundle holds, not yet warmed up or compared with its golden rows.
+
+    Parameters
+    ----------
+    engine
+        Of a compiled model; see `CompiledScorer`.
 
     Raises
     ------
@@ -15,7 +20,7 @@ def load_scorer(manifest: Manifest, files: Mapping[str, bytes]) -> Scorer:
         When the files are damaged, or their features are not those of the manifest.
     """
     if manifest.uncompiled is None:
-        scorer: Scorer = CompiledScorer.from_files(files["scorer.npz"], files["scorer.json"])
+        scorer: Scorer = CompiledScorer.from_files(files["scorer.npz"], files["scorer.json"], engine)
     else:
         # The one way by which scikit-learn and pandas come into a serving process.
         from mlops_assets.core.scoring.uncompiled import PipelineScorer
@@ -27,15 +32,22 @@ def load_scorer(manifest: Manifest, files: Mapping[str, bytes]) -> Scorer:
     return scorer
 
 
-def verified_scorer(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Scorer, GoldenRows]:
+def verified_scorer(
+    manifest: Manifest, files: Mapping[str, bytes], engine: Engine | None = None
+) -> tuple[Scorer, GoldenRows]:
     """A scorer that is warmed up and has answered the bundle's golden rows as it did when it was made, to 1e-12.
+
+    Parameters
+    ----------
+    engine
+        Of a compiled model; see `CompiledScorer`.
 
     Raises
     ------
     ScorerError
         When it does not, or cannot be loaded.
     """
-    scorer = load_scorer(manifest, files)
+    scorer = load_scorer(manifest, files, engine)
     scorer.warm_up()
     golden = GoldenRows.from_json(files["golden.json"])
     golden.verify(scorer)

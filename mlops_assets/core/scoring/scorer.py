@@ -7,24 +7,25 @@ how the arrays are walked in `kernels.py`, how they are written to bytes in `sco
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mlops_assets.core.neighbours import Donors, fill_from_donors
-from mlops_assets.core.scoring.jit import NUMBA
-from mlops_assets.core.scoring.kernels import Kernel, Rules, infinite
+from mlops_assets.core.scoring.arrays import Rules, infinite
 from mlops_assets.core.scoring.kernels_numpy import score_numpy
 from mlops_assets.core.scoring.scorer_files import LINKS, CategoryLayout, Parts, read_parts, write_parts
 from mlops_assets.core.scoring.scorer_files import ScorerError as ScorerError
+
+if TYPE_CHECKING:
+    from mlops_assets.core.scoring.kernels import Kernel
 
 Floats = NDArray[np.float64]
 Value = float | int | bool | str | None
 Engine = Literal["numba", "numpy"]
 
-DEFAULT_ENGINE: Engine = "numba" if NUMBA else "numpy"
 TOLERANCE = 1e-12
 
 _NAN = float("nan")
@@ -54,7 +55,7 @@ class CompiledScorer:
     parts
         Layout and arrays, already proven consistent (`scorer_files.read_parts`).
     engine
-        `numba`, or `numpy` which answers the same to 1e-12, slower; the former where installed.
+        `numba`, or `numpy` which answers the same to 1e-12, slower, and is there at once. The former where installed when None.
 
     Attributes
     ----------
@@ -69,13 +70,10 @@ class CompiledScorer:
         When the numba engine is asked for and numba is not installed.
     """
 
-    def __init__(self, parts: Parts, engine: Engine = DEFAULT_ENGINE) -> None:
-        if engine == "numba" and not NUMBA:
-            raise ScorerError("the numba engine is asked for, and numba is not installed: install it, or take 'numpy'")
+    def __init__(self, parts: Parts, engine: Engine | None = None) -> None:
         layout = parts.layout
         self.features = layout.features
         self.outputs = layout.outputs
-        self.engine = engine
         self._parts = parts
         place = {name: position for position, name in enumerate(layout.features)}
         self._numbers = tuple(place[name] for name in layout.numbers)
@@ -84,13 +82,14 @@ class CompiledScorer:
         self._rules = Rules(
             LINKS.index(layout.link), layout.scale, layout.single, layout.accepts_missing, layout.accepts_infinite
         )
-        self._kernel = Kernel(parts.arrays, self._rules, layout.outputs) if engine == "numba" else None
+        self._kernel = None if engine == "numpy" else _kernel(parts, self._rules, must_be=engine == "numba")
+        self.engine: Engine = "numpy" if self._kernel is None else "numba"
         self._nothing = bytes(8 * layout.outputs)
         self._donors = Donors.of(parts.donors, parts.donor_scales, layout.neighbours) if layout.by_neighbours else None
         self._by_neighbours = np.array([layout.numbers.index(name) for name in layout.by_neighbours], dtype=np.int64)
 
     @classmethod
-    def from_files(cls, npz: bytes, layout_json: bytes, engine: Engine = DEFAULT_ENGINE) -> Self:
+    def from_files(cls, npz: bytes, layout_json: bytes, engine: Engine | None = None) -> Self:
         """Load what `to_files` wrote.
 
         Raises
@@ -234,6 +233,19 @@ class CompiledScorer:
                 if value is not None and not isinstance(value, int | float):
                     return ScorerError(f"feature {self.features[at]!r}: {value!r} is no number")
         return ScorerError("a whole number is too large")
+
+
+def _kernel(parts: Parts, rules: Rules, *, must_be: bool) -> "Kernel | None":
+    """The compiled kernel over a model's arrays; None where numba is not installed."""
+    # Numba takes half a second to import, which only those pay who answer with it.
+    from mlops_assets.core.scoring.jit import NUMBA
+    from mlops_assets.core.scoring.kernels import Kernel
+
+    if NUMBA:
+        return Kernel(parts.arrays, rules, parts.layout.outputs)
+    if must_be:
+        raise ScorerError("the numba engine is asked for, and numba is not installed: install it, or take 'numpy'")
+    return None
 
 
 class _Codes(dict[Any, int]):

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops_assets.core.scoring.kernels import BITSET_CODES, NODE, Arrays
+from mlops_assets.core.scoring.arrays import BITSET_CODES, NODE, Arrays
 
 FORMAT = 1
 LINKS = ("identity", "mean", "exp", "logit", "softmax")
@@ -40,7 +40,7 @@ class CategoryLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`scorer.json`. `shapes` belong to the arrays in the order of their names; see `kernels` for what they hold.
+    """`scorer.json`. `shapes` belong to the arrays in the order of their names; see `arrays` for what they hold.
 
     `by_neighbours` are the numbers that are filled from donors. `single` tells that the model takes float32, and
     `accepts_*` whether it takes encoded values that are missing or beyond its range.

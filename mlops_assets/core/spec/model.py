@@ -4,7 +4,6 @@ import re
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
-from sklearn.base import ClassifierMixin
 
 from mlops_assets.core.metrics import METRICS, Task, metrics_of
 from mlops_assets.core.spec.batch import BatchSpec
@@ -133,6 +132,8 @@ class ModelSpec(Declaration):
 
     @model_validator(mode="after")
     def _estimator_fits_task(self) -> Self:
+        from sklearn.base import ClassifierMixin  # the estimator brings it in anyway
+
         where, path = ("training", "estimator"), self.training.estimator
         estimator = import_object(path)
         is_classifier = issubclass(estimator, ClassifierMixin) or hasattr(estimator, "predict_proba")
