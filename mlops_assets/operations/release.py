@@ -321,8 +321,10 @@ def _is_tried(spec: ModelSpec, current: ReleasePlan) -> bool:
 
 def _on_trial(spec: ModelSpec, current: ReleasePlan, entrant: Entrant, origin: Origin, salt: str) -> ReleasePlan:
     """The one plan that puts a version on trial, in the place of another that is."""
-    before = current
-    if current.challenger is not None:
+    before, former = current, current.challenger
+    if former is not None:
+        why = f"{origin.reason}; in the place of version {former.version}, which was on trial"
+        origin = msgspec.structs.replace(origin, reason=why)
         gone = dismissed(current, origin, withdraw=False)
         before = msgspec.structs.replace(gone, release=current.release)
     in_shadow = spec.release.strategy != "canary"

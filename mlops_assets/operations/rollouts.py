@@ -332,7 +332,9 @@ def _gone(under_way: Trial, plan: ReleasePlan) -> str | None:
         if plan.challenger is not None:
             return f"version {plan.challenger.version} is on trial since release {plan.release} or before"
         return None if plan.standby is not None else f"its standby is gone with release {plan.release}: {plan.reason}"
-    if plan.challenger is None or plan.challenger.version != version:
+    if plan.challenger is not None and plan.challenger.version != version:
+        return f"version {plan.challenger.version} is tried in its place since release {plan.release} or before: {plan.reason}"
+    if plan.challenger is None:
         return f"version {version} is not on trial any more in release {plan.release}: {plan.reason}"
     return None
 

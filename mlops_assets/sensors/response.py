@@ -58,6 +58,9 @@ def _why_nothing(carrier: Carrier, looked: Looked) -> str:
     if waiting:
         names = ", ".join(f"{one.what.action} ({one.id})" for one in waiting)
         return f"{names} waits: mlops-assets approve {waiting[0].id} --reason ..., or reject"
+    for one in carrier.record.open_decisions:
+        if (why := carrier.held(one)) is not None:
+            return f"{one.what.action} ({one.id}) waits: {why}"
     if looked.decision is None:
         return "no window has been judged yet"
     return f"{looked.window}: {looked.decision.action}: {looked.decision.reason}"
