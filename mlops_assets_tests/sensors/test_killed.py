@@ -1,7 +1,7 @@
 """Nothing acts twice on one cause when the daemon is killed, at each point between decision and completion."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
@@ -19,52 +19,15 @@ from mlops_assets.operations.guard import GuardFinding
 from mlops_assets.sensors.guard import guard_sensor
 from mlops_assets.stores.ledger import Ledger
 from mlops_assets.stores.releases import ReleaseStore
+from mlops_assets_tests.sensors.killing import Killed, Killer, killer_of
 from mlops_assets_tests.sensors.patient import Patient, PatientResource, Untracked, better
 
 WRITES = ((Ledger, "record"), (ReleaseStore, "publish"), (Untracked, "move_alias"), (Patient, "launch"))
 
 
-class Killed(BaseException):
-    """The process is gone: nothing catches it."""
-
-
-class Killer:
-    """Kills before and after each write to any store, at the `at`-th of these points."""
-
-    def __init__(self) -> None:
-        self.at, self.passed = 0, 0
-
-    @contextmanager
-    def armed(self, at: int) -> Iterator[None]:
-        self.at, self.passed = at, 0
-        try:
-            yield
-        finally:
-            self.at = 0
-
-    def point(self) -> None:
-        if self.at:
-            self.passed += 1
-            if self.passed == self.at:
-                raise Killed
-
-
 @pytest.fixture
 def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
-    killer = Killer()
-    for owner, name in WRITES:
-        monkeypatch.setattr(owner, name, _between_points(killer, getattr(owner, name)))
-    return killer
-
-
-def _between_points(killer: Killer, write: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(*given: Any, **named: Any) -> Any:
-        killer.point()
-        done = write(*given, **named)
-        killer.point()
-        return done
-
-    return wrapped
+    return killer_of(monkeypatch, WRITES)
 
 
 def each_point(

@@ -1,7 +1,6 @@
 """The sensor of rollouts on a real instance: what it reports, and that nothing is done twice when it is killed."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +17,16 @@ from mlops_assets.stores.home import Home
 from mlops_assets.stores.ledger import Ledger
 from mlops_assets.stores.releases import ReleaseStore
 from mlops_assets_tests.operations.trial_examples import Trying
+from mlops_assets_tests.sensors.killing import Killed, Killer, killer_of
 from mlops_assets_tests.sensors.patient import FETCHED, PatientResource, PatientStores, Untracked
 from mlops_assets_tests.serving.factory import small_model
 
 WRITES = ((Ledger, "record"), (ReleaseStore, "publish"), (MemoryRegistry, "move_alias"))
 
 
-class Killed(BaseException):
-    """The process is gone: nothing catches it."""
-
-
-class Killer:
-    """Kills before and after each write to any store, at the `at`-th of these points."""
-
-    def __init__(self) -> None:
-        self.at, self.passed = 0, 0
-
-    @contextmanager
-    def armed(self, at: int) -> Iterator[None]:
-        self.at, self.passed = at, 0
-        try:
-            yield
-        finally:
-            self.at = 0
-
-    def point(self) -> None:
-        if self.at:
-            self.passed += 1
-            if self.passed == self.at:
-                raise Killed
-
-
 @pytest.fixture
 def killer(monkeypatch: pytest.MonkeyPatch) -> Killer:
-    killer = Killer()
-    for owner, name in WRITES:
-        monkeypatch.setattr(owner, name, _between_points(killer, getattr(owner, name)))
-    return killer
-
-
-def _between_points(killer: Killer, write: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(*given: Any, **named: Any) -> Any:
-        killer.point()
-        done = write(*given, **named)
-        killer.point()
-        return done
-
-    return wrapped
+    return killer_of(monkeypatch, WRITES)
 
 
 def trying(home: Path) -> Trying:
