@@ -3,17 +3,22 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, promotion
+from mlops_assets.core.spec import ModelSpec
+from mlops_assets.operations.plan_changes import Changed
+from mlops_assets.operations.rollback import roll_back
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.registry import AliasMove, VersionFacts
-from mlops_assets_tests.serving.factory import SmallModel, small_model
+from mlops_assets_tests.serving.factory import SmallModel, small_model, small_spec
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
+WHY: dict[str, Any] = {"reason": "it is worse", "decided_by": "sensor:tests", "now": NOON}
 
 
 @dataclass
@@ -69,3 +74,15 @@ def released(stores: Stores, *versions: int) -> ReleasePlan:
         stores.releases.publish(plan)
         registry_of(stores).move_alias("delay", AliasMove("champion", version, plan.decided_at, plan.reason))
     return plan
+
+
+def current(stores: Stores) -> ReleasePlan:
+    """The plan in force."""
+    plan = stores.releases.current("delay")
+    assert plan is not None
+    return plan
+
+
+def back(stores: Stores, version: int | None = None, spec: ModelSpec | None = None, **changes: Any) -> Changed:
+    """Go back, to the last good version where none is named."""
+    return roll_back(spec or small_spec(), stores, version, **{**WHY, **changes})
