@@ -22,7 +22,7 @@ def restart(
         float, typer.Option(min=1, help="a new worker that is not ready by then is given up")
     ] = 60,
     drain_seconds: Annotated[
-        float, typer.Option(min=0, help="so long idle connections stay open, to be told with their next answer")
+        float, typer.Option(min=1, help="so long idle connections stay open, to be told with their next answer")
     ] = 10,
     server: Annotated[str, typer.Option(help="which one, where several run on this home")] = "",
 ) -> None:
@@ -34,7 +34,7 @@ def restart(
     from mlops_assets.stores.servers import Replacement, RestartUnderWay
 
     def tell(one: Replacement) -> None:
-        left = f"which had to be killed after {one.drained_s:.1f} s" if one.killed else f"left in {one.drained_s:.1f} s"
+        left = f"had to be killed after {one.drained_s:.1f} s" if one.killed else f"left in {one.drained_s:.1f} s"
         out.print(f"worker {one.old} -> {one.new}: ready in {one.ready_s:.1f} s, the old one {left}")
 
     try:

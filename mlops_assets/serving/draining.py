@@ -7,7 +7,6 @@ SIGTERM: requests still under way get uvicorn's time for a graceful shutdown, th
 
 import array
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
@@ -61,12 +60,9 @@ class Draining:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        if self._name is not None:
-            self._servers.forget_worker(self._name, os.getpid())
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     def tell(self) -> None:
         """Begin to drain or, where that has begun, close what is idle and leave."""
@@ -76,8 +72,7 @@ class Draining:
     async def _run(self) -> None:
         while not self._server.started:
             await asyncio.sleep(_LOOK_SECONDS)
-        if self._name is not None:
-            self._servers.accepts(self._name, os.getpid())
+        self._note_acceptance()
         await self._told.wait()
         logger.info("Accepting no more; %d connections are told so with their next answer", len(self._connections))
         for listening in self._server.servers:
@@ -87,6 +82,13 @@ class Draining:
         while self._connections and not (self._time_is_up and self._close_idle()):
             await asyncio.sleep(_LOOK_SECONDS)
         signal.raise_signal(signal.SIGTERM)
+
+    def _note_acceptance(self) -> None:
+        if self._name is not None:
+            try:
+                self._servers.accepts(self._name, os.getpid())
+            except OSError:
+                logger.exception("That this worker takes requests could not be noted: it cannot take another's place")
 
     @property
     def _connections(self) -> set[Any]:

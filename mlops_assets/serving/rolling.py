@@ -32,6 +32,7 @@ logger = logging.getLogger("bentoml.mlops_assets.rolling")
 WATCHER = "service"
 # A worker that has been told to leave is killed so long after uvicorn should have given its requests up.
 KILL_SECONDS = 5.0
+_BETWEEN_SIGNALS_SECONDS = 1.0
 _LOOK_SECONDS = 0.1
 _ANY_AGE = timedelta(days=1)
 _PLACES = ("challenger", "standby", "last_good", "fallback")
@@ -39,6 +40,9 @@ _PLACES = ("challenger", "standby", "last_good", "fallback")
 
 class NotReplaced(RuntimeError):
     """A new worker did not become ready, or the server is ending."""
+
+
+_FAILURES = (NotReplaced, WorkerError, OSError)
 
 
 class RollingRestart:
@@ -86,7 +90,7 @@ class RollingRestart:
             for process in list(self._watcher.processes.values()):
                 await self._replace(process, order)
             failure = None
-        except (NotReplaced, WorkerError, OSError) as error:
+        except _FAILURES as error:
             failure = str(error)
             logger.error("The workers that are left go on serving with the code they have: %s", error)
         finally:
@@ -103,7 +107,7 @@ class RollingRestart:
             before = set(processes)
             await self._until_ready(new, started + order.ready_seconds, order.ready_seconds)
             self._require_running()
-        except BaseException:
+        except _FAILURES:
             await self._end(new)
             raise
         ready = time.monotonic()
@@ -137,6 +141,8 @@ class RollingRestart:
             raise NotReplaced("the server could not start another process, as its output tells")
         new = watcher.processes.pop(found[0])
         self._loose.append(new)
+        # Of an earlier process with this id, which was killed.
+        self._servers.forget_worker(self._server, new.pid)
         return new
 
     async def _until_ready(self, new: Process, deadline: float, seconds: float) -> None:
@@ -176,7 +182,8 @@ class RollingRestart:
         if not self._servers.is_accepting(self._server, process.pid):
             return await self._end(process)
         _signal(process, DRAIN_SIGNAL)
-        if not await self._has_ended(process, drain_seconds):
+        # Two signals at the same time are one.
+        if not await self._has_ended(process, max(drain_seconds, _BETWEEN_SIGNALS_SECONDS)):
             _signal(process, DRAIN_SIGNAL)
         killed = not await self._has_ended(process, self._grace_seconds + KILL_SECONDS)
         self._bury(process, killed=killed)

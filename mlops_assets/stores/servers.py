@@ -6,7 +6,7 @@ What a restart does is told in `serving/rolling.py`; what the workers have loade
 import os
 import shutil
 import socket
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -132,12 +132,11 @@ class ServerStore:
 
     def order(self, server: str, order: RestartOrder) -> None:
         """Ask a server for a restart. Raises `RestartUnderWay` where one has been asked for that it has not yet begun."""
-        folder = self._folder(server)
-        temporary = folder / f"{TEMPORARY}{order.id}"
+        temporary = self._folder(server) / f"{TEMPORARY}{order.id}"
         write_new(temporary, msgspec.json.encode(order), durable=False)
         try:
             # Unlike a rename, a link never takes the place of another's order.
-            os.link(temporary, folder / "order.json")
+            os.link(temporary, self._order(server))
         except FileExistsError:
             raise RestartUnderWay(f"a restart of {server} has just been asked for: wait until it has ended") from None
         finally:
@@ -145,24 +144,17 @@ class ServerStore:
 
     def ordered(self, server: str, now: datetime) -> RestartOrder | None:
         """The order that waits for a server. One that nobody can still be waiting for is forgotten."""
-        path = self._folder(server) / "order.json"
-        try:
-            order = msgspec.json.decode(path.read_bytes(), type=RestartOrder)
-        except FileNotFoundError:
-            return None
-        except msgspec.DecodeError:
-            path.unlink(missing_ok=True)
-            return None
-        if now - order.asked_at > ORDER_MAX_AGE:
-            path.unlink(missing_ok=True)
-            return None
-        return order
+        order = self._waiting(server)
+        if order is None or now - order.asked_at <= ORDER_MAX_AGE:
+            return order
+        self.settle_order(server, order.id)
+        return None
 
     def settle_order(self, server: str, order: str) -> None:
         """Take this order away: it has been begun, as the server's report says by now, or is no longer wanted."""
-        waiting = self.ordered(server, datetime.now(UTC))
+        waiting = self._waiting(server)
         if waiting is not None and waiting.id == order:
-            (self._folder(server) / "order.json").unlink(missing_ok=True)
+            self._order(server).unlink(missing_ok=True)
 
     def accepts(self, server: str, pid: int) -> None:
         """Note that a worker of a server takes requests."""
@@ -178,6 +170,18 @@ class ServerStore:
     def _all(self) -> list[ServerState]:
         names = sorted(os.listdir(self.root)) if self.root.is_dir() else []
         return [state for name in names if PLAIN_NAME.fullmatch(name) and (state := self.get(name)) is not None]
+
+    def _waiting(self, server: str) -> RestartOrder | None:
+        try:
+            return msgspec.json.decode(self._order(server).read_bytes(), type=RestartOrder)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError:
+            self._order(server).unlink(missing_ok=True)
+            return None
+
+    def _order(self, server: str) -> Path:
+        return self._folder(server) / "order.json"
 
     def _accepting(self, server: str, pid: int) -> Path:
         return self._folder(server) / f"accepting-{pid}"
