@@ -25,7 +25,7 @@ from mlops_assets_tests.operations.rollback_examples import (
     released,
     stores_in,
 )
-from mlops_assets_tests.serving.factory import small_model, small_spec
+from mlops_assets_tests.serving.factory import corrupt, small_model, small_spec
 
 SPEC = small_spec()
 
