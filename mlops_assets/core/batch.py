@@ -183,27 +183,27 @@ class TableScorer:
         first_row: int,
     ) -> pa.Table:
         manifest, rows = self._answerer.manifest, len(used)
-        flags = [self._domain.flags(row) for row in zip(*(used[name].tolist() for name in self._features), strict=True)]
+        imputed, outside = self._domain.flags_of_columns({name: used[name] for name in self._features})
         columns: dict[str, pa.Array] = {ROW: pa.array(used.index.to_numpy(dtype=np.int64) + first_row)}
         for kind, column in self._keys.items():
             if kind == EVENT_TIME:
                 assert times is not None
                 columns[kind] = pa.array(times.loc[used.index], TIME, from_pandas=True)
             else:
-                columns[kind] = pa.array(_as_text(frame[column]), pa.string())
+                columns[kind] = _as_text(frame[column])
         columns |= _predictions(manifest, outputs)
         columns["version"] = pa.array(np.full(rows, manifest.version, dtype=np.int64))
         columns["release"] = pa.array([self._answerer.release] * rows, pa.int64())
         columns["role"] = pa.array([self._answerer.role] * rows, pa.string())
-        columns["imputed"] = pa.array([",".join(imputed) for imputed, _ in flags], pa.string())
-        columns["out_of_domain"] = pa.array([",".join(outside) for _, outside in flags], pa.string())
+        columns["imputed"] = pa.array(imputed, pa.string())
+        columns["out_of_domain"] = pa.array(outside, pa.string())
         return pa.table(columns, schema=self.answer_schema)
 
     def _quarantine(self, frame: pd.DataFrame, reasons: Mapping[int, str], first_row: int) -> pa.Table:
         rows = sorted(reasons)
         bad = frame.loc[rows]
         columns = {ROW: pa.array(np.array(rows, dtype=np.int64) + first_row)}
-        columns |= {name: pa.array(_as_text(bad[name]), pa.string()) for name in self.needed}
+        columns |= {name: _as_text(bad[name]) for name in self.needed}
         columns[REASON] = pa.array([reasons[row] for row in rows], pa.string())
         return pa.table(columns, schema=self.quarantine_schema)
 
@@ -279,7 +279,7 @@ def _whole_rows(spec: ModelSpec, features: pd.DataFrame) -> pd.DataFrame:
     others: dict[str, Any] = {spec.entity_key: features.index.map(str), spec.event_time: _ANY_TIME}
     others[spec.label.column] = None
     if spec.label.observed_at is not None:
-        others[spec.label.observed_at] = None
+        others[spec.label.observed_at] = pd.Series(pd.NaT, features.index, dtype="datetime64[us, UTC]")
     return features.assign(**columns).assign(**others)
 
 
@@ -344,5 +344,7 @@ def _predictions(manifest: Manifest, outputs: Floats) -> dict[str, pa.Array]:
     }
 
 
-def _as_text(column: "pd.Series[Any]") -> list[str | None]:
-    return [str(value) if present else None for value, present in zip(column, column.notna(), strict=True)]
+def _as_text(column: "pd.Series[Any]") -> pa.Array:
+    if pd.api.types.infer_dtype(column, skipna=True) != "string":
+        column = column.astype(object).map(str, na_action="ignore")
+    return pa.array(column, pa.string(), from_pandas=True)

@@ -150,7 +150,9 @@ def _coerce(spec: ModelSpec, name: str, column: pd.Series) -> _Typed:
         case "time":
             values, expected = read_times(column), "a time with its zone"
         case "category":
-            text = column.astype(object).map(lambda value: value if isinstance(value, str) else None)
+            text = column.astype(object)
+            if pd.api.types.infer_dtype(text, skipna=True) != "string":
+                text = text.map(lambda value: value if isinstance(value, str) else None)
             values, expected = text.where(text.notna(), None), "text"
         case "class":
             values = _classes(spec, column)

@@ -1,6 +1,7 @@
 """Explanations over real HTTP, made by the process that is there for them."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +13,7 @@ import httpx
 import psutil
 import pytest
 import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
 
 from mlops_assets.core.contract import raw_rows
 from mlops_assets.core.explaining import BACKGROUND, CannotExplain, NotInstalled, Question
@@ -91,6 +93,26 @@ def test_answers_are_as_the_document_says(client: httpx.Client):
         answered = operation.Case(body=body, media_type="application/json").call(base_url=str(client.base_url))
         assert answered.status_code == 200
         operation.validate_response(answered)
+
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=60,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy())
+    def ask(case: schemathesis.Case) -> None:
+        answer = case.call(base_url=str(client.base_url))
+        operation.validate_response(answer)
+        statuses[answer.status_code] += 1
+
+    ask()
+    assert set(statuses) <= {200, 404, 422}, statuses
+    assert statuses[200] > 5, statuses
 
 
 def test_the_process_does_not_outlive_its_worker(tmp_path: Path):

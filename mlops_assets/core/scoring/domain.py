@@ -1,11 +1,16 @@
 """Which values of a raw row were filled, and which lie outside of what the model knows: for the reply, the log, the monitors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import contains, ge, itemgetter, le
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlops_assets.core.manifest import FeatureContract, ImputationPlan
+
+if TYPE_CHECKING:  # where single rows are answered there is neither
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
 
 Value = float | int | bool | str | None
 Flags = tuple[tuple[str, ...], tuple[str, ...]]
@@ -66,6 +71,29 @@ class DomainIndex:
                 outside.append(name)
         return tuple(imputed), tuple(outside)
 
+    def flags_of_columns(self, columns: "Mapping[str, pd.Series[Any]]") -> tuple[list[str], list[str]]:
+        """The same of many rows, a column at a time: of each row the names of either kind, with commas between.
+
+        Parameters
+        ----------
+        columns
+            Raw values of n rows by the names of the contract; numbers and booleans are floats or missing.
+        """
+        rows = len(next(iter(columns.values())))
+        imputed, outside = [""] * rows, [""] * rows
+        for name, kept, minimum, maximum, levels in self._features:
+            column = columns[name]
+            missing = column.isna().to_numpy()
+            if kept:
+                _name(imputed, missing, name)
+            if levels is not None:
+                _name(outside, ~missing & ~column.isin(levels).to_numpy(), name)
+            elif minimum is not None or maximum is not None:
+                numbers = column.to_numpy(dtype=float, na_value=math.nan)
+                # NaN is at no side of any bound.
+                _name(outside, (numbers < _or(minimum, -math.inf)) | (numbers > _or(maximum, math.inf)), name)
+        return imputed, outside
+
     def _is_ordinary(self, row: Sequence[Value]) -> bool:
         """Whether nothing is missing and all is in the known domain, found in a fraction of the time; False where unsure."""
         numbers: Any = self._bounded(row)
@@ -79,6 +107,11 @@ class DomainIndex:
             )
         except TypeError:  # None has no order
             return False
+
+
+def _name(texts: list[str], rows: "NDArray[np.bool_]", name: str) -> None:
+    for row in rows.nonzero()[0].tolist():
+        texts[row] = f"{texts[row]},{name}" if texts[row] else name
 
 
 def _levels(feature: FeatureContract) -> frozenset[str] | None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,3 +70,20 @@ def test_flags_are_those_of_each_value_alone(row: tuple[Any, ...]) -> None:
 
 def _bounds(feature: FeatureContract) -> list[tuple[float | None, int]]:
     return [(feature.minimum, 1), (feature.maximum, -1)]
+
+
+ROWS = st.lists(st.tuples(TEXT, NUMBER, NUMBER, NUMBER, st.none() | st.booleans(), TEXT, TEXT), max_size=20)
+
+
+@given(ROWS)
+def test_flags_of_columns_are_those_of_each_row(rows: list[tuple[Any, ...]]) -> None:
+    columns = {
+        feature.name: pd.Series([row[place] for row in rows], dtype=object if feature.type == "category" else float)
+        for place, feature in enumerate(ALL_KINDS)
+    }
+    columns["free"] = columns["free"].astype(object)  # as a feature is whose values are not trusted
+    index = DomainIndex(ALL_KINDS, PLAN)
+    imputed, outside = index.flags_of_columns(columns)
+    expected = [index.flags(row) for row in rows]
+    assert imputed == [",".join(one) for one, _ in expected]
+    assert outside == [",".join(one) for _, one in expected]
