@@ -1,4 +1,4 @@
-"""What to do about a fresh release that fails in service: no window is waited for.
+"""What to do about a release that fails in service, or can be loaded no more: no window is waited for.
 
 What counts as failing is told in `core/guard.py`; everything that is decided window by window in `core/response`.
 """
@@ -9,7 +9,6 @@ from datetime import datetime
 import msgspec
 
 from mlops_assets.core.carrying import Line, found
-from mlops_assets.core.guard import ServiceVerdict
 from mlops_assets.core.ledger import Action, Decided, Record
 from mlops_assets.core.response import SERVICE, last_good, policy_of
 from mlops_assets.core.response.remedies import mode_of
@@ -17,12 +16,12 @@ from mlops_assets.core.spec import ModelSpec
 
 
 class BadRelease(msgspec.Struct, frozen=True):
-    """A release that fails in service, live since `released_at` by the wall clock."""
+    """A release that fails in service: why, and since when by the wall clock."""
 
     release: int
     version: int
-    released_at: datetime
-    verdict: ServiceVerdict
+    bad_since: datetime
+    reason: str
 
 
 def respond_to_service(
@@ -41,9 +40,9 @@ def respond_to_service(
     name = decision_on(spec, bad)
     if any(one.id == name for one in record.decisions):
         return []
-    title = f"release {bad.release} (version {bad.version}) fails in service: {bad.verdict.reason}"
+    title = f"release {bad.release} (version {bad.version}) fails in service: {bad.reason}"
     incident = found(
-        record, SERVICE, title, "critical", f"release {bad.release}", window=window, first_bad_at=bad.released_at
+        record, SERVICE, title, "critical", f"release {bad.release}", window=window, first_bad_at=bad.bad_since
     )
     action, details = _action(spec, bad, record, now)
     decision = Decided(
@@ -53,7 +52,7 @@ def respond_to_service(
         if record.frozen is None or action != "escalate"
         else f"{title}; automation is frozen: {record.frozen}",
         incidents=(incident[0],),
-        evidence=(bad.verdict.reason,),
+        evidence=(bad.reason,),
         details=details,
         policy=policy_of(spec),
         inputs=f"release {bad.release}",

@@ -1,6 +1,6 @@
-"""Acting on a fresh release that fails in service: the incident, the decision and its rollback, within seconds.
+"""Acting on a release that fails in service: the incident, the decision and its rollback, within seconds.
 
-Whether it fails is found out in `guard.py`, and what follows is decided in `core/service_response.py`.
+Whether it fails is found out in `guard.py` and `mending.py`, and what follows is decided in `core/service_response.py`.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,24 @@ def guard_release(spec: ModelSpec, stores: Stores, clock: Callable[[], datetime]
     finding = watch_release(spec, stores, clock())
     if finding is None:
         return None
-    bad = BadRelease(finding.release, finding.version, finding.released_at, finding.verdict)
+    reason = finding.verdict.reason
+    _act(spec, stores, BadRelease(finding.release, finding.version, finding.released_at, reason), clock, actor)
+    return reason
+
+
+def replace_lost(spec: ModelSpec, stores: Stores, why: str, clock: Callable[[], datetime], actor: str) -> None:
+    """Go back from a champion that a worker cannot load and of which no copy is whole: it goes with the last process that has it.
+
+    A version on trial is not held to be at fault: its trial ends, and it may be tried again.
+    """
+    plan = stores.releases.current(spec.name)
+    if plan is None or plan.fallen_back or plan.retired is not None:
+        return
+    _act(spec, stores, BadRelease(plan.release, plan.champion.version, clock(), why), clock, actor)
+
+
+def _act(spec: ModelSpec, stores: Stores, bad: BadRelease, clock: Callable[[], datetime], actor: str) -> None:
+    """Write down what follows, once for a release, and do it."""
     window, now = newest_judged(spec, stores)
     lines = respond_to_service(spec, bad, stores.ledger.of(spec.name), window, now)
     if lines:
@@ -34,4 +51,3 @@ def guard_release(spec: ModelSpec, stores: Stores, clock: Callable[[], datetime]
     if any(one.id == decision_on(spec, bad) for one in carrier.record.open_decisions):
         carrier.carry_out(decision_on(spec, bad))
         carrier.note_releases()
-    return finding.verdict.reason

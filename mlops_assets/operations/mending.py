@@ -4,6 +4,7 @@ A worker answers 503 for the model until then, and tries again by itself. Findin
 """
 
 from datetime import datetime
+from typing import NamedTuple
 
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.stores import Stores
@@ -12,7 +13,14 @@ from mlops_assets.operations.whole_bundles import whole_bundle
 from mlops_assets.stores.bundles import BundleError
 
 
-def mend_champion(spec: ModelSpec, stores: Stores, now: datetime) -> str | None:
+class Mending(NamedTuple):
+    """What was done about a champion's bundle, in a line; or that it is lost, since no copy is whole."""
+
+    told: str
+    is_lost: bool
+
+
+def mend_champion(spec: ModelSpec, stores: Stores, now: datetime) -> Mending | None:
     """Put the champion's bundle back where a worker refuses it and the store has lost or damaged it; what was done.
 
     None where no worker complains, or the bundle is whole, so that something else is the matter.
@@ -32,6 +40,7 @@ def mend_champion(spec: ModelSpec, stores: Stores, now: datetime) -> str | None:
         try:
             whole_bundle(stores, spec.name, plan.champion)
         except BundleError as error:
-            return f"version {plan.champion.version} cannot be loaded, and no copy of its bundle is whole: {error}"
-        return f"the bundle of version {plan.champion.version} was put back: {damage}"
+            told = f"version {plan.champion.version} cannot be loaded, and no copy of its bundle is whole: {error}"
+            return Mending(told, is_lost=True)
+        return Mending(f"the bundle of version {plan.champion.version} was put back: {damage}", is_lost=False)
     return None

@@ -105,11 +105,12 @@ class Rollouts:
         if under_way is not None and (why := _gone(under_way, plan)) is not None:
             self._stepped(under_way, "superseded", plan.release, why)
             under_way = None
-        if under_way is None:
-            if plan.challenger is None:
-                return Advanced("nothing is on trial")
-            under_way = self._begin(history)
-        return self._look(under_way, history, before)
+        if under_way is None and plan.challenger is None:
+            return Advanced("nothing is on trial")
+        try:
+            return self._look(under_way or self._begin(history), history, before)
+        except BundleError as damage:  # of the champion: what becomes of that is not the trial's to decide
+            return Advanced(f"nothing is compared beside version {plan.champion.version}: {damage}", None, under_way)
 
     def _begin(self, history: Sequence[ReleasePlan]) -> Trial:
         """Write down by which protocol the trial goes; from then on it is fixed."""

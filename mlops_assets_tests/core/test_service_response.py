@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-from mlops_assets.core.guard import ServiceVerdict
 from mlops_assets.core.ledger import Decided, Ended, Entry, Frozen, Opened, Record, Released, Thawed
 from mlops_assets.core.ledger_fold import fold
 from mlops_assets.core.service_response import BadRelease, decision_on, respond_to_service
@@ -11,7 +10,7 @@ from mlops_assets_tests.core.examples import make_spec
 from mlops_assets_tests.core.ledger_examples import AT, decided, entry
 
 NOW = AT + timedelta(days=10)
-BAD = BadRelease(3, 3, AT, ServiceVerdict("latency", 20, 60, 0.01, 1e-9, "20 of 60 requests took longer than 50 ms"))
+BAD = BadRelease(3, 3, AT, "20 of 60 requests took longer than 50 ms")
 
 
 def released(release: int, version: int, days: int) -> Entry:
@@ -44,7 +43,7 @@ def test_it_goes_back_from_that_very_version() -> None:
     what = decision_of(*RELEASES)
     assert what is not None
     assert (what.action, what.mode, what.details) == ("roll back", "auto", {"instead_of": "3"})
-    assert what.evidence == (BAD.verdict.reason,)
+    assert what.evidence == (BAD.reason,)
 
 
 def test_it_is_decided_once_for_a_release() -> None:
@@ -79,6 +78,6 @@ def test_what_is_frozen_is_left_to_a_person() -> None:
 def test_an_open_incident_is_joined() -> None:
     first = respond_to_service(make_spec(), BAD, Record("delay"), None, None)
     record = fold("delay", [entry(subject, fact) for subject, fact, _ in first])
-    again = respond_to_service(make_spec(), BadRelease(4, 4, AT, BAD.verdict), record, None, None)
+    again = respond_to_service(make_spec(), BadRelease(4, 4, AT, BAD.reason), record, None, None)
     assert again[0][0] == "delay/service/1"
     assert len(fold("delay", [entry(*line[:2]) for line in again], record).incidents) == 1

@@ -36,7 +36,8 @@ def test_a_damaged_bundle_is_put_back_from_a_whole_copy(tmp_path: Path):
     corrupt(stores.home, plan.champion.bundle)
     told = mend_champion(SPEC, stores, datetime.now(UTC))
     assert told is not None
-    assert told.startswith("the bundle of version 1 was put back: bundle sha256:")
+    assert not told.is_lost
+    assert told.told.startswith("the bundle of version 1 was put back: bundle sha256:")
     assert stores.bundles.get(plan.champion.bundle).id == plan.champion.bundle
     assert mend_champion(SPEC, stores, datetime.now(UTC)) is None, "it is whole"
 
@@ -53,4 +54,5 @@ def test_a_bundle_of_which_no_copy_is_whole_is_told(tmp_path: Path):
     corrupt(stores.home, plan.champion.bundle)
     told = mend_champion(SPEC, stores, datetime.now(UTC))
     assert told is not None
-    assert "no copy of its bundle is whole" in told
+    assert told.is_lost
+    assert "no copy of its bundle is whole" in told.told

@@ -1,6 +1,7 @@
 """Trials from their begin to their end: what is counted, what follows, and that nothing follows twice."""
 
 import os
+import shutil
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlops_assets.operations.rollout_evidence import seen_in_trial, tripped
 from mlops_assets.operations.rollout_rows import TrialRows
 from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
 from mlops_assets_tests.operations.trial_examples import CANARY, Trying, assert_replays, facts
+from mlops_assets_tests.serving.factory import corrupt
 
 
 @pytest.fixture
@@ -136,6 +138,19 @@ def test_one_that_the_workers_have_ceased_to_ask_goes_at_once(trying: Trying):
     assert tripped(trying.stores, plan, now) is None
     trying.stores.workers.report(state)
     assert tripped(trying.stores, plan, now) == "worker w-1 has ceased to ask it 3 times: 30 of 50 requests failed"
+
+
+def test_beside_a_champion_that_is_lost_nothing_is_compared_and_nobody_is_dismissed(trying: Trying):
+    trying.start()
+    trying.log(800, champion=0.8, challenger=0.55)
+    bundle = trying.plan.champion.bundle
+    copy = trying.stores.home.root / "copy" / bundle.removeprefix("sha256:")
+    shutil.copytree(trying.stores.bundles.path(bundle), copy)
+    corrupt(trying.stores.home, bundle)
+    assert trying.advance().said.startswith("nothing is compared beside version 1: ")
+    assert (trying.steps, trying.plan.challenger is not None, trying.plan.withdrawn) == ([], True, ())
+    trying.stores.bundles.add_folder(copy)
+    assert trying.until_rest() == ["dismiss"]
 
 
 def test_frozen_nothing_is_promoted_and_what_is_worse_goes(trying: Trying):

@@ -1,15 +1,22 @@
 """A fresh release that fails is taken back at once; what a person has forbidden or frozen is left to a person."""
 
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+
 import dagster as dg
 import pytest
 
 from mlops_assets.core.guard import ServiceVerdict
 from mlops_assets.core.ledger import Approved, Decided, Frozen, Started
+from mlops_assets.core.rollout import Entrant, Origin, Release, trial
 from mlops_assets.core.service_counts import ServiceCounts
-from mlops_assets.operations import guarding
+from mlops_assets.operations import confirm, guarding
 from mlops_assets.operations.guard import GuardFinding
 from mlops_assets.sensors.guard import guard_sensor
+from mlops_assets.stores.workers import WorkerState
 from mlops_assets_tests.sensors.patient import Patient, PatientResource
+from mlops_assets_tests.serving.factory import corrupt, small_model
 
 VERDICT = ServiceVerdict("errors", 20, 60, 0.05, 1e-9, "20 of 60 requests failed")
 
@@ -70,3 +77,32 @@ def test_a_frozen_model_is_left_to_a_person(patient: Patient):
     assert [one.what.action for one in patient.record.decisions] == ["escalate"]
     assert "automation is frozen: hands off" in patient.record.decisions[0].what.reason
     assert any("a person is needed" in one.notice.title for one in patient.stores.outbox.all())
+
+
+def test_a_champion_that_is_lost_everywhere_is_gone_back_from_and_its_challenger_is_spared(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    """A worker that was started again could not answer until a person came."""
+    monkeypatch.setattr(guarding, "watch_release", lambda *given: None)
+    monkeypatch.setattr(confirm, "wait_until_live", lambda *given: 1)
+    spared = Patient(patient.home.root / "spared", patient.instance)
+    spared.release(3, "user:test")
+    plan, now = spared.plans[-1], datetime.now(UTC)
+    model = small_model(version=4)
+    bundle = spared.stores.bundles.put(model.manifest, model.files)
+    entrant = Entrant(Release(4, bundle), model.features, None, model.manifest.as_of)
+    origin = Origin("trial", "the gates passed", "user:test", now)
+    spared.stores.releases.publish(trial(plan, entrant, "shadow", 1.0, origin, "salt"))
+    corrupt(spared.home, plan.champion.bundle)
+    said, about = {"delay": "BundleError: damaged"}, {"delay": 4}
+    state = WorkerState("w", os.getpid(), socket.gethostname(), now, now + timedelta(hours=1), {}, said, about)
+    spared.stores.workers.report(state)
+    assert "version 3 cannot be loaded, and no copy of its bundle is whole" in tick(spared)
+    newest = spared.plans[-1]
+    assert (newest.champion.version, newest.challenger, newest.withdrawn) == (2, None, (3,))
+    [incident] = spared.record.incidents
+    assert (incident.cause, incident.severity) == ("service", "critical")
+    assert spared.decision("roll back").what.details == {"instead_of": "3"}
+    assert spared.decision("roll back").outcome == "done"
+    tick(spared)
+    assert len(spared.plans) == newest.release
