@@ -1,6 +1,5 @@
 """What an operator types to have a stream of messages scored: `mlops-assets stream`. The service's own code does the work."""
 
-import asyncio
 import importlib.util
 import logging
 import signal
@@ -35,6 +34,8 @@ def stream(
     """Score the messages of a NATS JetStream subject until Ctrl-C, with the model in service. Needs the extra 'streaming'."""
     if importlib.util.find_spec("nats") is None:
         _stop("nats-py is not installed: install mlops-assets[streaming]")
+    import asyncio
+
     from mlops_assets.serving.settings import ServingSettings
     from mlops_assets.serving.stream import StreamScorer
     from mlops_assets.serving.stream_nats import StreamRefused, StreamSettings
@@ -59,6 +60,8 @@ def stream(
 
 
 async def _until_told(scorer: "StreamScorer") -> None:
+    import asyncio
+
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

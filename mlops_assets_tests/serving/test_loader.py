@@ -1,5 +1,6 @@
 """What a worker answers from: releases picked up while it runs, bundles refused, plans carried by a Bento."""
 
+import shutil
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +46,21 @@ def test_a_new_release_is_answered_from_without_a_restart(home: Home):
         answer = app.predict(row).json()
     assert answer["model_version"] == 2
     assert answer["probability"] == pytest.approx(second.expected(1)[0, 1], abs=1e-12)
+
+
+def test_who_stands_beside_the_champion_takes_its_place_without_being_loaded_again(home: Home):
+    """A way back that had to be read, and proven again, kept callers with the bad version for as long as that takes."""
+    first, second = small_model(version=1), small_model(version=2)
+    good = release(home, first)
+    bad = release(home, second)
+    beside = msgspec.structs.replace(bad, release=3, previous=2, last_good=good.champion)
+    ReleaseStore(home.releases).publish(beside)
+    with AppUnderTest(home) as app:
+        shutil.rmtree(BundleStore(home.bundles).path(good.champion.bundle))
+        back = msgspec.structs.replace(beside, release=4, previous=3, champion=good.champion, last_good=None)
+        ReleaseStore(home.releases).publish(back)
+        app.wait_for(lambda: app.predict(second.request_rows(1)[0]).json()["release"] == 4)
+        assert app.predict(second.request_rows(1)[0]).json()["model_version"] == 1
 
 
 def test_the_first_release_and_another_model_are_picked_up(home: Home):

@@ -77,7 +77,7 @@ def _add_trees_numpy(encoded: Floats, arrays: Arrays, raw: Floats) -> None:
             goes_left = np.where(missing, nodes["missing_left"][at] != 0, goes_left)
         at = np.where(inner, left + ~goes_left, at)
     values = arrays.leaves[arrays.nodes["feature"][at]]
-    for output in np.unique(arrays.tree_outputs):
+    for output in sorted(set(arrays.tree_outputs.tolist())):
         raw[:, output : output + values.shape[2]] += values[:, arrays.tree_outputs == output].sum(axis=1)
 
 

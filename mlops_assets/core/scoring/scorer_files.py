@@ -262,7 +262,7 @@ def _check_trees(parts: Parts) -> None:
     _require(bool((feature[~inner] < len(arrays.leaves)).all()), "nodes: leaf")
     _require(bool((bits[inner] >= -1).all() and (bits[inner] < len(arrays.bits)).all()), "nodes: bitset")
     _require(not np.isnan(nodes["threshold"]).any(), "nodes: threshold")
-    _require(bool(np.isin(nodes["missing_left"], (0, 1)).all()), "nodes: missing_left")
+    _require(bool(((nodes["missing_left"] == 0) | (nodes["missing_left"] == 1)).all()), "nodes: missing_left")
 
 
 def _require(holds: bool, what: str) -> None:
