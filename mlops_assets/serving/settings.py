@@ -63,7 +63,7 @@ class ServingSettings:
     log_segment_seconds: float = 300.0
     max_body_bytes: int = 8 * 2**20
     max_rows: int = 10_000
-    poll_seconds: float = 0.25
+    poll_seconds: float = 0.05
     retry_seconds: float = 5.0
     server_pid: int | None = None
     body_seconds: float = 10.0
