@@ -126,6 +126,10 @@ bench-overload: install ## five times as many requests as can be answered
 bench-memory: install ## memory after a million requests
 	$(BIN)/python -m benchmarks.memory
 
+.PHONY: bench-batch
+bench-batch: install ## two million rows scored as a table, against the scikit-learn pipeline in chunks
+	$(BIN)/python -m benchmarks.batch_scoring
+
 .PHONY: lock-bench
 lock-bench: ## resolve benchmarks/requirements.lock again from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra bench --generate-hashes --no-emit-index-url --no-strip-extras --python-version 3.11 \
