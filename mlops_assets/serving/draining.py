@@ -1,8 +1,10 @@
-"""How a worker lets go of its callers before it leaves: none is cut off, each hears `Connection: close` with its next answer.
+"""How a worker comes and goes when another takes its place: it takes no request before it is wanted, and cuts nobody off.
 
-The server says when (`rolling.py`), by a signal: the first one begins it, the second one says that the time is up. It goes by
-what uvicorn keeps of its connections and costs no request anything. What happens once the callers are gone is what happens at
-SIGTERM: requests still under way get uvicorn's time for a graceful shutdown, then the log is sealed.
+A new one waits for its server's word, since all that listen on the shared socket get requests from it. An old one lets go of its
+callers: each hears `Connection: close` with its next answer. The server says when (`rolling.py`), by a signal: the first one
+begins it, the second one says that the time is up. It goes by what uvicorn keeps of its connections and costs no request
+anything. What happens once the callers are gone is what happens at SIGTERM: requests still under way get uvicorn's time for a
+graceful shutdown, then the log is sealed.
 """
 
 import array
@@ -22,8 +24,13 @@ from mlops_assets.stores.servers import ServerStore, server_name
 logger = logging.getLogger("bentoml.mlops_assets.draining")
 
 DRAIN_SIGNAL = signal.SIGUSR1
+CANDIDATE_VARIABLE = "MLOPS_CANDIDATE"  # set for a worker that is to take another's place
 _LOOK_SECONDS = 0.05
 _CLOSE = (b"connection", b"close")
+
+
+class NotWanted(RuntimeError):
+    """A worker that was to take another's place has been told to leave before that."""
 
 
 class Draining:
@@ -55,9 +62,12 @@ class Draining:
         name = None if settings.server_pid is None else server_name(settings.server_pid)
         return cls(server, ServerStore(settings.home), name)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Begin to wait. Returns when this worker may take requests; raises `NotWanted` when it is not to."""
         asyncio.get_running_loop().add_signal_handler(DRAIN_SIGNAL, self.tell)
         self._task = asyncio.create_task(self._run())
+        if self._name is not None and os.environ.get(CANDIDATE_VARIABLE):
+            await self._until_wanted(self._name)
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -82,6 +92,13 @@ class Draining:
         while self._connections and not (self._time_is_up and self._close_idle()):
             await asyncio.sleep(_LOOK_SECONDS)
         signal.raise_signal(signal.SIGTERM)
+
+    async def _until_wanted(self, server: str) -> None:
+        parent = os.getppid()
+        while not self._servers.is_wanted(server, os.getpid()):
+            if self._server.should_exit or os.getppid() != parent:
+                raise NotWanted("told to leave before this worker took another's place")
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _note_acceptance(self) -> None:
         if self._name is not None:

@@ -1,8 +1,8 @@
 """The restart of a server's workers one by one, so that new code comes into service without a dropped request.
 
-Runs in the process that starts the workers, on the event loop of BentoML's arbiter; `draining.py` is the part of a worker that
-leaves. A new worker is kept from the arbiter's sight until it is ready, and an old one from then on: so the arbiter has the
-workers that it is to have at every moment, and starts and ends none by itself on account of a restart.
+Runs in the process that starts the workers, on the event loop of BentoML's arbiter; `draining.py` is the workers' part. A new
+worker is kept from the arbiter's sight until it is ready, and an old one from then on: so the arbiter has the workers that it is
+to have at every moment, and starts and ends none by itself on account of a restart.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from circus.process import Process  # type: ignore[import-untyped]
 from circus.watcher import Watcher  # type: ignore[import-untyped]
 from prometheus_client.multiprocess import mark_process_dead
 
-from mlops_assets.serving.draining import DRAIN_SIGNAL
+from mlops_assets.serving.draining import CANDIDATE_VARIABLE, DRAIN_SIGNAL
 from mlops_assets.stores.home import Home
-from mlops_assets.stores.servers import Replacement, RestartOrder, RestartReport, ServerStore
+from mlops_assets.stores.servers import Replacement, RestartOrder, RestartReport, ServerStore, server_name
 from mlops_assets.stores.workers import LoadedRelease, WorkerError, WorkerState, WorkerStore
 
 logger = logging.getLogger("bentoml.mlops_assets.rolling")
@@ -40,6 +40,13 @@ _PLACES = ("challenger", "standby", "last_good", "fallback")
 
 class NotReplaced(RuntimeError):
     """A new worker did not become ready, or the server is ending."""
+
+
+class Lack(msgspec.Struct, frozen=True):
+    """What a new worker would not answer that another does; `refused` where to wait longer is of no use."""
+
+    what: str
+    refused: bool = False
 
 
 _FAILURES = (NotReplaced, WorkerError, OSError)
@@ -135,7 +142,11 @@ class RollingRestart:
         self._require_running()
         watcher = self._watcher
         before = set(watcher.processes)
-        watcher.spawn_process()
+        watcher.env[CANDIDATE_VARIABLE] = "1"
+        try:
+            watcher.spawn_process()
+        finally:
+            del watcher.env[CANDIDATE_VARIABLE]
         found = [pid for pid in watcher.processes if pid not in before]
         if not found:
             raise NotReplaced("the server could not start another process, as its output tells")
@@ -146,30 +157,29 @@ class RollingRestart:
         return new
 
     async def _until_ready(self, new: Process, deadline: float, seconds: float) -> None:
-        """Wait until the new worker takes requests and has loaded what the others have. Raises `NotReplaced`."""
-        told = f"the new worker, process {new.pid}, has been ended"
+        """Wait until the new worker has loaded what the others have, and takes requests. Raises `NotReplaced`."""
+        where = f"process {new.pid} in the server's output"
         while True:
             self._require_running()
             if not new.is_alive():
-                raise NotReplaced(
-                    f"the new worker, process {new.pid}, ended before it was ready: see the server's output"
-                )
-            lacking = self._lacking(new)
-            if lacking is None:
-                return
+                raise NotReplaced(f"the new worker ended before it was ready: see {where}")
+            lack = self._lacking(new)
+            if lack is None:
+                self._servers.want(self._server, new.pid)
+                if self._servers.is_accepting(self._server, new.pid):
+                    return
+                lack = Lack("it does not accept requests")
+            if lack.refused:
+                raise NotReplaced(f"the new worker was ended, since it refuses {lack.what}: see {where}")
             if time.monotonic() >= deadline:
-                raise NotReplaced(f"not ready within {seconds:g} s: {lacking}; {told}: see the server's output")
+                raise NotReplaced(f"the new worker was ended, not ready within {seconds:g} s: {lack.what}: see {where}")
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _lacking(self, new: Process) -> str | None:
+    def _lacking(self, new: Process) -> Lack | None:
         mine = {*self._watcher.processes, new.pid}
         live = {state.pid: state for state in self._live() if state.pid in mine}
         state = live.pop(new.pid, None)
-        if state is None:
-            return "it has not reported what it has loaded"
-        if (lacking := lacks(state, live.values())) is not None:
-            return lacking
-        return None if self._servers.is_accepting(self._server, new.pid) else "it does not accept requests"
+        return Lack("it has not reported what it has loaded") if state is None else lacks(state, live.values())
 
     def _live(self) -> Iterable[WorkerState]:
         host = socket.gethostname()
@@ -203,6 +213,7 @@ class RollingRestart:
         process.stop()
         self._loose.remove(process)
         self._servers.forget_worker(self._server, process.pid)
+        self._workers.remove(server_name(process.pid))
         # What it counted stays, what it was like goes: else its gauges are shown until another worker starts.
         folder = self._watcher.env.get("PROMETHEUS_MULTIPROC_DIR")
         if folder and os.path.isdir(folder):
@@ -234,7 +245,7 @@ class RollingRestart:
         return self._arbiter.get_watcher(WATCHER)
 
 
-def lacks(new: WorkerState, others: Iterable[WorkerState]) -> str | None:
+def lacks(new: WorkerState, others: Iterable[WorkerState]) -> Lack | None:
     """What a new worker would not answer that one of the others does, with its reason; None where there is nothing.
 
     A model that none of them could load is nobody's fault here, and keeps no new code from service.
@@ -243,17 +254,20 @@ def lacks(new: WorkerState, others: Iterable[WorkerState]) -> str | None:
         for model, theirs in other.models.items():
             own = new.models.get(model)
             if own is None or own.release < theirs.release:
-                why = new.errors.get(model, "it is not loaded")
-                return f"release {theirs.release} of {model}, which worker {other.worker} answers from: {why}"
-            if own.release == theirs.release and (lacking := _lacks_beside(own, theirs)) is not None:
-                return f"{model}: {lacking}"
+                why = new.errors.get(model)
+                what = f"release {theirs.release} of {model}, which worker {other.worker} answers from"
+                return Lack(f"{what}: {why or 'it is not loaded'}", refused=why is not None)
+            if own.release == theirs.release and (lack := _lacks_beside(model, own, theirs)) is not None:
+                return lack
     return None
 
 
-def _lacks_beside(own: LoadedRelease, theirs: LoadedRelease) -> str | None:
+def _lacks_beside(model: str, own: LoadedRelease, theirs: LoadedRelease) -> Lack | None:
     for place in _PLACES:
         if getattr(theirs, place) is not None and getattr(own, place) is None:
-            return f"no {place.replace('_', ' ')} beside it: {own.refused.get(place, 'it is not loaded')}"
+            why = own.refused.get(place)
+            what = f"the {place.replace('_', ' ')} of {model}: {why or 'it is not loaded'}"
+            return Lack(what, refused=why is not None)
     return None
 
 

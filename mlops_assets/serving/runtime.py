@@ -75,7 +75,7 @@ class ServingRuntime:
         self.shedder.start()
         self._draining = Draining.of_this_process(self.settings)
         if self._draining is not None:
-            self._draining.start()
+            await self._draining.start()
         # What is loaded by now stays: the collector need not walk it again while requests wait.
         gc.collect()
         gc.freeze()

@@ -156,6 +156,14 @@ class ServerStore:
         if waiting is not None and waiting.id == order:
             self._order(server).unlink(missing_ok=True)
 
+    def want(self, server: str, pid: int) -> None:
+        """Let a worker that was started to take another's place take requests."""
+        make_folder(self._folder(server))
+        self._wanted(server, pid).touch()
+
+    def is_wanted(self, server: str, pid: int) -> bool:
+        return self._wanted(server, pid).exists()
+
     def accepts(self, server: str, pid: int) -> None:
         """Note that a worker of a server takes requests."""
         make_folder(self._folder(server))
@@ -165,6 +173,7 @@ class ServerStore:
         return self._accepting(server, pid).exists()
 
     def forget_worker(self, server: str, pid: int) -> None:
+        self._wanted(server, pid).unlink(missing_ok=True)
         self._accepting(server, pid).unlink(missing_ok=True)
 
     def _all(self) -> list[ServerState]:
@@ -182,6 +191,9 @@ class ServerStore:
 
     def _order(self, server: str) -> Path:
         return self._folder(server) / "order.json"
+
+    def _wanted(self, server: str, pid: int) -> Path:
+        return self._folder(server) / f"wanted-{pid}"
 
     def _accepting(self, server: str, pid: int) -> Path:
         return self._folder(server) / f"accepting-{pid}"

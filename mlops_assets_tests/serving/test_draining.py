@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from mlops_assets.serving.draining import DRAIN_SIGNAL, Draining
+from mlops_assets.serving.draining import CANDIDATE_VARIABLE, DRAIN_SIGNAL, Draining, NotWanted
 from mlops_assets.serving.http_protocol import Nobody, speak
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.stores.home import Home
@@ -68,8 +68,8 @@ async def served(home: Home) -> AsyncIterator[Served]:
             await receive()
             draining = Draining.of_this_process(ServingSettings(home, server_pid=SERVER))
             assert draining is not None
-            draining.start()
             found.append(draining)
+            await draining.start()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await draining.stop()
@@ -205,3 +205,39 @@ def test_that_a_worker_accepts_is_noted_for_its_server(run: Any, tmp_path: Path)
 
 def test_where_no_server_runs_there_is_nothing_to_drain(tmp_path: Path):
     assert Draining.of_this_process(ServingSettings(Home(tmp_path))) is None
+
+
+def test_who_is_to_take_anothers_place_takes_no_request_before_it_is_wanted(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(CANDIDATE_VARIABLE, "1")
+    store, name = ServerStore(Home(tmp_path)), server_name(SERVER)
+
+    async def want_later() -> None:
+        await asyncio.sleep(0.1)
+        assert not store.is_accepting(name, os.getpid())
+        store.want(name, os.getpid())
+
+    async def go() -> None:
+        wanting = asyncio.create_task(want_later())
+        async with served(Home(tmp_path)) as one:
+            assert wanting.done()
+            assert (await (await one.caller()).ask()).endswith(b"ok")
+            one.draining.tell()
+            one.draining.tell()
+
+    run(go())
+
+
+def test_who_is_told_to_leave_before_never_takes_one(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(CANDIDATE_VARIABLE, "1")
+    server = uvicorn.Server(uvicorn.Config("unused"))
+    server.should_exit = True
+
+    async def go() -> None:
+        draining = Draining(server, ServerStore(Home(tmp_path)), server_name(SERVER))
+        with pytest.raises(NotWanted):
+            await draining.start()
+        await draining.stop()
+
+    run(go())

@@ -80,9 +80,13 @@ def test_workers_are_noted_that_accept(store: ServerStore):
     store.accepts("a", 7)
     assert store.is_accepting("a", 7)
     assert not store.is_accepting("a", 8)
+    assert not store.is_wanted("a", 7)
+    store.want("a", 7)
+    assert store.is_wanted("a", 7)
     store.forget_worker("a", 7)
     store.forget_worker("a", 7)
     assert not store.is_accepting("a", 7)
+    assert not store.is_wanted("a", 7)
 
 
 def test_a_name_is_of_this_host_and_stays_in_the_folder(store: ServerStore, monkeypatch: pytest.MonkeyPatch):
