@@ -1,7 +1,9 @@
 """A table is answered as the service would answer its rows, whole or not at all, and no row gets lost."""
 
+import gc
 import gzip
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops_assets.core.batch import Part, TableScorer
 from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.operations import batch
 from mlops_assets.operations.batch import Batch, BatchRefused, quarantine_path, score_table
@@ -92,6 +95,33 @@ def test_answers_are_those_of_the_service(tmp_path: Path, task: Task, compiled: 
     assert set(answers["role"]) == {answer["role"]}
     assert answers["entity"].tolist() == model.fresh["flight"].head(ROWS).tolist()
     assert answers["event_time"].tolist() == model.fresh["at"].head(ROWS).tolist()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_no_more_than_two_parts_are_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """The one that is scored, and the one that was read before it: however long the table is."""
+    model, home = small_model(), Home(tmp_path / "home")
+    release(home, model)
+    source = table(model, tmp_path)
+    if ending == "csv":
+        pd.read_parquet(source).to_csv(source.with_suffix(".csv"), index=False)
+    seen: list[weakref.ref[Any]] = []
+    sizes: list[int] = []
+    score = TableScorer.score
+
+    def watched(self: TableScorer, frame: pd.DataFrame, first_row: int) -> Part:
+        gc.collect()
+        assert sum(one() is not None for one in seen) <= 4, "two frames and two answers"
+        part = score(self, frame, first_row)
+        seen.extend([weakref.ref(frame), weakref.ref(part.answers)])
+        sizes.append(len(frame))
+        return part
+
+    monkeypatch.setattr(TableScorer, "score", watched)
+    done, _ = scored(model, home, source.with_suffix(f".{ending}"), tmp_path / "out.parquet", part_rows=10)
+    assert (done.rows, max(sizes), len(sizes)) == (ROWS, 10, 12)
 
 
 def test_a_csv_file_is_scored_to_the_last_bit(tmp_path: Path) -> None:
