@@ -214,9 +214,9 @@ LOG: Final = """
 """
 OVERLOAD: Final = """
 ## Five times too many requests: `make bench-overload`
-A scorer slowed to 2 ms; 30 s of five times as many requests as can be answered, between two calm stretches. A request may wait 4 ms
-in the worker (`MLOPS_MAX_WAIT_MS`). The default of a second is for models that take long: with it, and 512 connections, nobody was
-refused in such a flood, and more than half of the requests had no answer in time. Set it to about twice what scoring takes.
+A scorer slowed to 2 ms; 30 s of five times as many requests as can be answered, between two calm stretches, over up to 512
+connections. Nothing is set: the worker finds by itself that it is a flood, and holds what a request waits to about what one takes
+([observability.md](observability.md)). Latency counts from the moment a request was due.
 """
 MEMORY: Final = """
 ## Memory: `make bench-memory`

@@ -70,7 +70,9 @@ class Batchers:
         batcher = self._batchers.get(live)
         if batcher is None:
             self.is_used = True
-            batcher = Batcher(live.manifest.model, live.scorer, self._executor, self._waiting_rows)
+            # What a challenger has no room for, the champion answers: nobody is turned away.
+            counts = live.role != "challenger"
+            batcher = Batcher(live.manifest.model, live.scorer, self._executor, self._waiting_rows, counts)
             self._batchers[live] = batcher
         return await batcher.score(rows)
 
@@ -86,13 +88,22 @@ class _Job(msgspec.Struct):
 
 
 class Batcher:
-    """Gathers the rows of several requests for one scorer, which works on one batch at a time."""
+    """Gathers the rows of several requests for one scorer, which works on one batch at a time.
 
-    def __init__(self, model: str, scorer: Scorer, executor: Executor, waiting_rows: int) -> None:
+    Parameters
+    ----------
+    waiting_rows
+        That may wait.
+    counts
+        Whether a request that finds no room is turned away, and counted for that.
+    """
+
+    def __init__(self, model: str, scorer: Scorer, executor: Executor, waiting_rows: int, counts: bool = True) -> None:
         self._model = model
         self._scorer = scorer
         self._executor = executor
         self._waiting_rows = waiting_rows
+        self._counts = counts
         self._metrics = BatchMetrics(model)
         self._waiting: deque[_Job] = deque()
         self._rows = 0
@@ -103,7 +114,7 @@ class Batcher:
 
     async def score(self, rows: list[RawRow]) -> Scored:
         if self._rows and self._rows + len(rows) > self._waiting_rows:
-            raise queue_full(self._model)
+            raise queue_full(self._model, is_counted=self._counts)
         job = _Job(rows, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._rows += len(rows)

@@ -1,5 +1,6 @@
 """What can be set from outside the service: environment variables, read once at start-up."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class ServingSettings:
     auth
         `MLOPS_AUTH`: "keys" asks every caller for an API key; "off" (default) is for a loopback address alone.
     max_wait_ms
-        `MLOPS_MAX_WAIT_MS`: a request that would wait longer, for its turn or for the scorer, is answered 503 unread.
+        `MLOPS_MAX_WAIT_MS`: a request that would wait longer, for its turn or for the scorer, is answered 503 unread. Infinity
+        (where it is not set) goes by what requests take: in a flood hardly any waits for another, else none longer than a second.
     max_in_flight
         `MLOPS_MAX_IN_FLIGHT`: while a worker answers so many requests, further ones are answered 503 unread.
     cache_rows
@@ -70,7 +72,7 @@ class ServingSettings:
     auth: Literal["off", "keys"] = "off"
     tls_certificate: Path | None = None
     tls_key: Path | None = None
-    max_wait_ms: float = 1000.0
+    max_wait_ms: float = math.inf
     max_in_flight: int = 1000
     cache_rows: int = 0
     log_format: Literal["text", "json"] = "text"

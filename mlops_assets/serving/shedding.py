@@ -1,4 +1,5 @@
-"""Turning requests away while too much waits, before anything of them is read. Who may come in at all is told in `door.py`.
+"""Turning requests away while too much waits, before anything of them is read. Who may come in at all is told in `door.py`; what
+is a flood, in `flood.py`.
 
 A caller who is told at once to come back is better off than one who waits for an answer that comes too late, and so are all
 behind it. What is turned away is counted and not logged: under overload the log is what must go on working.
@@ -9,11 +10,14 @@ import math
 import time
 from collections.abc import Callable
 
+from mlops_assets.serving.backlog import waiting_connections
 from mlops_assets.serving.errors import Refusal
+from mlops_assets.serving.flood import SHORT_S, Flood
 from mlops_assets.serving.metrics import count_shed
 
 DEADLINE_HEADER = b"x-request-deadline-ms"
 SHED = "overloaded"
+MOST_WAIT_S = 1.0
 
 _LOOK_SECONDS = 0.05
 _LATE_SECONDS = 0.005  # timers are no finer than some milliseconds
@@ -22,6 +26,7 @@ _HOPE = 0.95  # the usual one times this, for each request turned away because o
 
 _RETRY = ((b"retry-after", b"1"),)
 _WHY = {
+    "flood": "more is asked for than can be answered",
     "lag": "requests wait too long for their turn",
     "in_flight": "too many requests are being answered",
     "queue": "too many rows wait to be scored",
@@ -39,13 +44,16 @@ class Shedder:
     Parameters
     ----------
     max_wait_s
-        Longest wait, for the turn or for the scorer, that a request is taken in with.
+        Longest wait, for the turn or for the scorer, that a request is taken in with. Infinity goes by what requests take: none
+        waits long in a flood, and none longer than `MOST_WAIT_S` else.
     max_in_flight
         Requests that may be answered at a time.
     queue_s
         Seconds until the scorer of a model would begin with one more request.
     clock
         Seconds that never go back.
+    backlog
+        Connections that wait to be accepted.
 
     Attributes
     ----------
@@ -61,15 +69,20 @@ class Shedder:
         max_in_flight: int,
         queue_s: Callable[[str], float],
         clock: Callable[[], float] = time.monotonic,
+        backlog: Callable[[], int] = waiting_connections,
     ) -> None:
         self.in_flight = 0
         self.learns = False
-        self._max_wait_s = max_wait_s
+        self._max_wait_s = MOST_WAIT_S if max_wait_s == math.inf else max_wait_s
+        self._flood = Flood(backlog) if max_wait_s == math.inf else None
+        self._is_watched = False
+        self._allowed_s = self._max_wait_s
         self._max_in_flight = max_in_flight
         self._queue_s = queue_s
         self._clock = clock
         self._usual: dict[str, float] = {}
         self._began: float | None = None
+        self._taken = self._turns = 0
         self._longest = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -93,9 +106,10 @@ class Shedder:
             self._begin_turn(now)
             waited = 0.0
         else:
+            self._taken += 1
             waited = now - self._began
-        if waited > self._max_wait_s:
-            return _turned_away("lag", model)
+        if waited > self._allowed_s and (reason := self._too_late(waited)):
+            return _turned_away(reason, model)
         if self.in_flight >= self._max_in_flight:
             return _turned_away("in_flight", model)
         queue = self._queue_s(model)
@@ -112,6 +126,11 @@ class Shedder:
         """Of the requests and the timer since the last call."""
         longest, self._longest = self._longest, 0.0
         return longest
+
+    def _too_late(self, waited: float) -> str | None:
+        if waited > self._max_wait_s:
+            return "lag"
+        return "flood" if self._flood is not None and self._flood.refuses(waited, self._taken - 1) else None
 
     def _late(self, model: str, value: bytes, wait: float) -> Refusal | None:
         self.learns = True
@@ -134,11 +153,17 @@ class Shedder:
         now = self._clock()
         if now - due > _LATE_SECONDS and self._began is None:
             self._begin_turn(due)
+            self._taken = 0
         assert self._loop is not None
         self._timer = self._loop.call_later(_LOOK_SECONDS, self._look, now + _LOOK_SECONDS)
 
     def _begin_turn(self, began: float) -> None:
         self._began = began
+        self._taken = 1
+        self._turns += 1
+        if self._is_watched:
+            assert self._flood is not None
+            self._allowed_s = min(self._max_wait_s, self._flood.allowed_s(began))
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         # What is called soon is called before whatever arrives from now on.
@@ -146,15 +171,37 @@ class Shedder:
 
     def _end_turn(self) -> None:
         assert self._began is not None
-        self._longest = max(self._longest, self._clock() - self._began)
+        now, began = self._clock(), self._began
+        self._longest = max(self._longest, now - began)
         self._began = None
+        if self._flood is None:
+            return
+        if now - began >= SHORT_S or self._flood.is_on:
+            self._is_watched = True
+            self._flood.turn_ended(now, began, self._taken)
+            assert self._loop is not None
+            # Loops differ in whether what has arrived is taken up before or after what is called soon.
+            self._loop.call_soon(self._loop.call_soon, self._end_watch, self._turns)
+        elif self._is_watched:
+            self._end_watch(self._turns)
+
+    def _end_watch(self, turns: int) -> None:
+        """Whether any request was taken up since, in a turn of some length."""
+        if turns == self._turns:
+            assert self._flood is not None
+            self._is_watched = not self._flood.nobody_waits(self._clock())
+            self._allowed_s = self._max_wait_s
 
 
-def queue_full(model: str) -> Refusal:
-    """What a request is answered that finds the queue of a scorer full; it is counted."""
-    return _turned_away("queue", model)
+def queue_full(model: str, *, is_counted: bool = True) -> Refusal:
+    """What a request is answered that finds the queue of a scorer full, unless somebody else answers it."""
+    return _turned_away("queue", model) if is_counted else _refusal("queue")
 
 
 def _turned_away(reason: str, model: str) -> Refusal:
     count_shed(model, reason)
+    return _refusal(reason)
+
+
+def _refusal(reason: str) -> Refusal:
     return Refusal(503, SHED, f"{_WHY[reason]}: come back later", headers=_RETRY)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from mlops_assets.core.scoring.scorer import ScorerError
-from mlops_assets.serving.batcher import BATCH_ROWS, Batcher
+from mlops_assets.serving.batcher import BATCH_ROWS, Batcher, Batchers
 from mlops_assets.serving.errors import Refusal
+from mlops_assets.serving.state import LiveModel
+from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.stores.home import Home
 from mlops_assets_tests.serving.factory import answered_outputs, release, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest
@@ -96,6 +100,28 @@ def test_no_more_rows_wait_than_may_and_the_others_are_answered():
     assert [one.outputs for one in answers[:3]] == [[[2.0]], [[4.0], [6.0]], [[8.0]]]
     assert isinstance(answers[3], Refusal)
     assert (answers[3].status, answers[3].headers) == (503, ((b"retry-after", b"1"),))
+
+
+@pytest.mark.parametrize(("role", "turned_away"), [("champion", 1), ("challenger", 0)])
+def test_what_a_challenger_has_no_room_for_is_not_turned_away(home: Home, role: Any, turned_away: int):
+    """A request that found the queue of a challenger full was counted as turned away, and the champion answered it."""
+    release(home, small_model(compiled=False))
+
+    def shed() -> float:
+        flush_tallies()
+        return REGISTRY.get_sample_value("mlops_shed_requests_total", {"model": "delay", "reason": "queue"}) or 0.0
+
+    async def fill(live: LiveModel) -> list[Any]:
+        with ThreadPoolExecutor(1) as pool:
+            batchers = Batchers(pool, waiting_rows=1)
+            rows = [live.golden.rows[0]]
+            return await asyncio.gather(*(batchers.score(live, rows) for _ in range(3)), return_exceptions=True)
+
+    with AppUnderTest(home) as app:
+        live, before = replace(app.runtime.state.snapshot.models["delay"], role=role), shed()
+        answers = app._runner.run(fill(live))
+        assert [isinstance(answer, Refusal) for answer in answers] == [False, False, True]
+        assert shed() == before + turned_away
 
 
 def test_batches_are_bounded_and_a_large_request_stays_whole():

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from mlops_assets.serving.settings import ServingSettings
@@ -6,6 +8,7 @@ from mlops_assets.serving.settings import ServingSettings
 def test_defaults_hold_where_nothing_is_set():
     settings = ServingSettings.from_environment({})
     assert (settings.log_durability, settings.max_rows, settings.server_pid) == ("os", 10_000, None)
+    assert settings.max_wait_ms == math.inf
 
 
 def test_variables_are_read():
@@ -14,10 +17,11 @@ def test_variables_are_read():
             "MLOPS_LOG_DURABILITY": "disk",
             "MLOPS_LOG_SEGMENT_SECONDS": "2",
             "MLOPS_MAX_ROWS": "5",
+            "MLOPS_MAX_WAIT_MS": "12.5",
             "MLOPS_SERVER_PID": "71",
         }
     )
-    assert settings.server_pid == 71
+    assert (settings.server_pid, settings.max_wait_ms) == (71, 12.5)
     assert (settings.log_durability, settings.log_segment_seconds, settings.max_rows) == ("disk", 2.0, 5)
 
 
