@@ -4,8 +4,8 @@ import dagster as dg
 
 from mlops_assets.assets.pictures import as_markdown, png
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial_facts import Trial, TrialLooked
-from mlops_assets.operations.rollout_figures import evidence_figure
+from mlops_assets.core.trials.facts import Trial, TrialLooked
+from mlops_assets.operations.rollouts.figures import evidence_figure
 
 
 def rollout_asset(spec: ModelSpec) -> dg.AssetSpec:

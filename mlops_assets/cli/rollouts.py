@@ -27,8 +27,8 @@ def rollouts(
 
     Ends with code 1 when a look that is written down does not come to the same again.
     """
-    from mlops_assets.core.trial_facts import TrialBegan, TrialLooked, TrialStepped
-    from mlops_assets.operations.rollouts import looks_again
+    from mlops_assets.core.trials.facts import TrialBegan, TrialLooked, TrialStepped
+    from mlops_assets.operations.rollouts.advance import looks_again
     from mlops_assets.stores.database import LedgerUnavailable
     from mlops_assets.stores.ledger import Ledger
     from mlops_assets.stores.ledger_chain import LedgerDamaged

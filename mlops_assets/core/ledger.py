@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mlops_assets.core.trial_facts import Trial, TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.facts import Trial, TrialBegan, TrialLooked, TrialStepped
 
 Severity = Literal["info", "warning", "critical"]
 Action = Literal["none", "observe", "alert", "impute", "retrain", "roll back", "fall back", "freeze", "escalate"]

@@ -27,7 +27,7 @@ from mlops_assets.core.ledger import (
     Started,
     Thawed,
 )
-from mlops_assets.core.trial_facts import Trial, TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.facts import Trial, TrialBegan, TrialLooked, TrialStepped
 
 
 def fold(model: str, entries: Iterable[Entry], before: Record | None = None) -> Record:

@@ -29,7 +29,7 @@ from mlops_assets.core.scorecard_values import (
     Target,
     Unit,
 )
-from mlops_assets.core.trial_facts import Trial
+from mlops_assets.core.trials.facts import Trial
 
 MONTH = timedelta(days=30)
 GOING_BACK = frozenset({"rollback", "reversal"})

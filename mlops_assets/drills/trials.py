@@ -11,7 +11,7 @@ import msgspec
 import pandas as pd
 
 from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, trial
-from mlops_assets.core.trial_facts import Trial
+from mlops_assets.core.trials.facts import Trial
 from mlops_assets.drills.stage import LOOK_S, DrillFailed, Stage
 from mlops_assets.operations.plan_changes import Changed, History, carry_out
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE

@@ -26,7 +26,7 @@ from mlops_assets.core.ledger import Decided, Decision, Entry, Record, Released,
 from mlops_assets.core.response import policy_of
 from mlops_assets.core.rollout import ReleasePlan, outcome_of
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial_facts import Trial
+from mlops_assets.core.trials.facts import Trial
 from mlops_assets.operations.decided_change import change_as_decided
 from mlops_assets.operations.held_trainings import waits_for_trial
 from mlops_assets.operations.look import newest_judged

@@ -146,7 +146,7 @@ def deploy(
     """Release what `final_fit` made of a candidate that passed, unless the champion already is that very model.
 
     By any strategy but "immediate" it is put on trial beside the champion, and takes the place of another that is on trial; the
-    rollout promotes it (`operations/rollouts.py`). Where no champion answers, it is released at once by any strategy.
+    rollout promotes it (`operations/rollouts/advance.py`). Where no champion answers, it is released at once by any strategy.
 
     The Bento is built before anything moves. Where another plan is published meanwhile, such as a rollback or a step of a trial,
     this one is made once more to follow it. When a worker of a running service refuses the new release, or the smoke test fails,

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial_facts import Trial, TrialLooked
-from mlops_assets.operations.rollouts import Rollouts
+from mlops_assets.core.trials.facts import Trial, TrialLooked
+from mlops_assets.operations.rollouts.advance import Rollouts
 from mlops_assets.resources import StoresResource
 from mlops_assets.sensors.runs import InstanceRuns
 

@@ -13,10 +13,10 @@ from mlops_assets.cli import verbs
 from mlops_assets.cli.verbs import add_verbs
 from mlops_assets.core.ledger import Decided
 from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, dismissed, trial
-from mlops_assets.core.trial_facts import TrialStepped
+from mlops_assets.core.trials.facts import TrialStepped
 from mlops_assets.operations import models
 from mlops_assets.operations.held_trainings import waits_for_trial
-from mlops_assets.operations.rollouts import Rollouts
+from mlops_assets.operations.rollouts.advance import Rollouts
 from mlops_assets_tests.sensors.patient import Patient, only
 from mlops_assets_tests.serving.factory import small_model, small_spec
 

@@ -29,8 +29,8 @@ from mlops_assets.core.ledger import (
     Thawed,
 )
 from mlops_assets.core.sequential import Errors, Limits, Look, Sprt
-from mlops_assets.core.trial import NamedTest, Protocol, Seen, Stage
-from mlops_assets.core.trial_facts import TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.facts import TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.judging import NamedTest, Protocol, Seen, Stage
 
 AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 

@@ -14,11 +14,11 @@ from mlops_assets.core.records import LabelRecord, PredictionRecord
 from mlops_assets.core.rollout import Entrant, Origin, Release, ReleasePlan, Split, trial
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import predict
-from mlops_assets.core.trial import Seen
-from mlops_assets.core.trial_facts import Trial, TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.facts import Trial, TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.judging import Seen
 from mlops_assets.operations.live_traffic import ingest
-from mlops_assets.operations.rollout_evidence import seen_in_trial
-from mlops_assets.operations.rollouts import Advanced, Rollouts, looks_again
+from mlops_assets.operations.rollouts.advance import Advanced, Rollouts, looks_again
+from mlops_assets.operations.rollouts.evidence import seen_in_trial
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.prediction_log import LogWriter
 from mlops_assets_tests.operations.rollback_examples import MemoryRegistry, registry_of, released, stores_in

@@ -10,7 +10,7 @@ import pytest
 from mlops_assets.assets.rollout import rollout_asset, tell_of_look
 from mlops_assets.core.ledger import Refused, Released
 from mlops_assets.core.rollout import Entrant, Origin, Release, promotion
-from mlops_assets.core.trial_facts import TrialBegan, TrialStepped
+from mlops_assets.core.trials.facts import TrialBegan, TrialStepped
 from mlops_assets.operations.replay import MemoryRegistry
 from mlops_assets.sensors.rollout import Tell, rollout_sensor
 from mlops_assets.stores.home import Home

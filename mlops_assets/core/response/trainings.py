@@ -10,7 +10,7 @@ from typing import Literal
 from mlops_assets.core.ledger import Decision, Record
 from mlops_assets.core.response.situation import DRIFT
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial_facts import Trial
+from mlops_assets.core.trials.facts import Trial
 
 CameTo = Literal["done", "on trial", "undecided", "unchanged", "refused", "abandoned", "failed", "rejected"]
 

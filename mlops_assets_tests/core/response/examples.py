@@ -16,8 +16,8 @@ from mlops_assets.core.monitoring.volume import VolumeReport
 from mlops_assets.core.response import Champion, Response, Signal, Situation, respond
 from mlops_assets.core.response.situation import Severity
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial import protocol_of
-from mlops_assets.core.trial_facts import TrialBegan, TrialStepped
+from mlops_assets.core.trials.facts import TrialBegan, TrialStepped
+from mlops_assets.core.trials.judging import protocol_of
 from mlops_assets_tests.core.examples import make_spec
 
 DAY = timedelta(days=1)

@@ -1,6 +1,6 @@
 """Trials of a release: which tests a strategy asks for, and what follows from the evidence at one look.
 
-Pure. Gathering the evidence is the business of `operations/rollout_evidence.py`, and doing it that of `operations/rollouts.py`.
+Pure. Gathering the evidence is the business of `evidence.py` in `operations/rollouts`, and doing it that of `advance.py`.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ import pytest
 
 from mlops_assets.core.records import LabelRecord
 from mlops_assets.core.sequential import Errors, Values
-from mlops_assets.core.trial import Seen
+from mlops_assets.core.trials.judging import Seen
 from mlops_assets_tests.operations.trial_examples import CANARY, Asked
 
 FAILED = "challenger version 2: RuntimeError: a fault"

@@ -1,6 +1,6 @@
 """What the ledger holds of trials, and the state of one that follows.
 
-What is tested and what follows from it is told in `core/trial.py`; the fold over all facts is that of `core/ledger_fold.py`.
+What is tested and what follows from it is told in `judging.py`; the fold over all facts is that of `core/ledger_fold.py`.
 """
 
 from datetime import datetime
@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from mlops_assets.core.sequential import Look, Verdict
-from mlops_assets.core.trial import ENDINGS, Mode, Protocol, Seen, Step
+from mlops_assets.core.trials.judging import ENDINGS, Mode, Protocol, Seen, Step
 
 
 class TrialBegan(msgspec.Struct, frozen=True, tag="trial begun"):
@@ -23,7 +23,7 @@ class TrialBegan(msgspec.Struct, frozen=True, tag="trial begun"):
 
 
 class TrialLooked(msgspec.Struct, frozen=True, tag="trial looked"):
-    """The evidence of a trial was judged: `core/trial.py` makes `looks`, `step` and `reason` of the rest again."""
+    """The evidence of a trial was judged: `core/trials/judging.py` makes `looks`, `step` and `reason` of the rest again."""
 
     stage: Mode
     share: float

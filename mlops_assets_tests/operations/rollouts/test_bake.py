@@ -12,7 +12,7 @@ from mlops_assets.core.ledger import Released
 from mlops_assets.core.service_counts import ServiceCounts
 from mlops_assets.operations.bento import bento_path
 from mlops_assets.operations.guard import watch_release
-from mlops_assets.operations.rollouts import BAKE, Rollouts
+from mlops_assets.operations.rollouts.advance import BAKE, Rollouts
 from mlops_assets.stores.workers import LoadedRelease, WorkerState
 from mlops_assets_tests.operations.trial_examples import Trying, assert_replays, facts, promoted
 from mlops_assets_tests.serving.factory import corrupt

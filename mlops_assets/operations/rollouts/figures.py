@@ -1,13 +1,13 @@
 """The picture of a trial: each test's evidence over its samples, with the bounds at which it decides.
 
-Draws what `core/trial.py` has judged; how it is shown is the business of who asks for it.
+Draws what `core/trials/judging.py` has judged; how it is shown is the business of who asks for it.
 """
 
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from mlops_assets.core.trial_facts import TrialBegan, TrialLooked
+from mlops_assets.core.trials.facts import TrialBegan, TrialLooked
 
 _AGAINST, _IN_FAVOUR, _FAINT = "#d55e00", "#009e73", "#868e96"
 _PANEL_IN = (3.6, 2.6)

@@ -1,4 +1,4 @@
-"""Which logged outcomes are samples of their own, and which are compared with each other. How is told in `core/trial.py`."""
+"""Which logged outcomes are samples of their own, and which are compared with each other. How is told in `judging.py`."""
 
 import numpy as np
 import pandas as pd

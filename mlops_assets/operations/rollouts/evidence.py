@@ -1,6 +1,6 @@
 """What the log tells of a trial: pairs of answers, entities by who answered them, and how the challenger does in service.
 
-Totals of a stage, made anew at each look, since labels come late. What they prove is told in `core/trial.py`.
+Totals of a stage, made anew at each look, since labels come late. What they prove is told in `core/trials/judging.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,8 @@ from mlops_assets.core.records import SHADOW
 from mlops_assets.core.rollout import Release, ReleasePlan, Split
 from mlops_assets.core.sequential import ArmSums, Batch, Differences, Errors, PairedMeans, ValueMeans, Values
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial import (
+from mlops_assets.core.trials.facts import Trial
+from mlops_assets.core.trials.judging import (
     ERRORS,
     FEWEST_FOR_P95,
     GIVEN_UP,
@@ -29,12 +30,11 @@ from mlops_assets.core.trial import (
     Seen,
     Stage,
 )
-from mlops_assets.core.trial_facts import Trial
-from mlops_assets.core.trial_samples import blocks, first_of_each_outcome
+from mlops_assets.core.trials.samples import blocks, first_of_each_outcome
 from mlops_assets.operations.answers import Answers, labelled_of
 from mlops_assets.operations.live_traffic import live_windows, read_window
 from mlops_assets.operations.rivals import as_scored, ask_again
-from mlops_assets.operations.rollout_rows import TrialRows
+from mlops_assets.operations.rollouts.rows import TrialRows
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
 from mlops_assets.operations.whole_bundles import whole_bundle

@@ -1,6 +1,6 @@
 """Carrying rollouts out: each look at a trial is judged, written down, and done what it comes to, once.
 
-What it comes to is decided in `core/trial.py`. Safe to repeat after a stop at any point: lines of the ledger have keys, and a
+What it comes to is decided in `core/trials`. Safe to repeat after a stop at any point: lines of the ledger have keys, and a
 change of the release plan goes by the trial and its step.
 """
 
@@ -26,14 +26,14 @@ from mlops_assets.core.rollout import (
 )
 from mlops_assets.core.sequential import Verdict
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.core.trial import Judged, Mode, Seen, Step, judge_trial, next_share, protocol_of
-from mlops_assets.core.trial_facts import Trial, TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.facts import Trial, TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.judging import Judged, Mode, Seen, Step, judge_trial, next_share, protocol_of
 from mlops_assets.operations.carry_out import Carrier, NoRuns, Runs
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused, History, carry_out
 from mlops_assets.operations.rollback import roll_back
-from mlops_assets.operations.rollout_evidence import champion_p95, seen_in_bake, seen_in_trial, tripped
-from mlops_assets.operations.rollout_rows import stamp_of
+from mlops_assets.operations.rollouts.evidence import champion_p95, seen_in_bake, seen_in_trial, tripped
+from mlops_assets.operations.rollouts.rows import stamp_of
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.whole_bundles import prove, whole_bundle
 from mlops_assets.stores.bundles import BundleError

@@ -11,11 +11,11 @@ import pytest
 from mlops_assets.core.ledger import Decided, Ended, Entry, Frozen, Opened, Released, Started, Thawed
 from mlops_assets.core.records import LabelRecord
 from mlops_assets.core.sequential import Errors
-from mlops_assets.core.trial_facts import TrialBegan
+from mlops_assets.core.trials.facts import TrialBegan
 from mlops_assets.operations import rollback
 from mlops_assets.operations.live_traffic import compact
-from mlops_assets.operations.rollout_evidence import seen_in_trial, tripped
-from mlops_assets.operations.rollout_rows import TrialRows
+from mlops_assets.operations.rollouts.evidence import seen_in_trial, tripped
+from mlops_assets.operations.rollouts.rows import TrialRows
 from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
 from mlops_assets_tests.operations.trial_examples import CANARY, Trying, assert_replays, facts
 from mlops_assets_tests.serving.factory import corrupt

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from mlops_assets.core.sequential import ArmSums, Batch, Differences, Errors, Values
-from mlops_assets.core.trial import Judged, Mode, Protocol, Seen, judge_trial, next_share, protocol_of
-from mlops_assets.core.trial_facts import TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.facts import TrialBegan, TrialLooked, TrialStepped
+from mlops_assets.core.trials.judging import Judged, Mode, Protocol, Seen, judge_trial, next_share, protocol_of
 from mlops_assets_tests.core.examples import make_spec, numbers_spec
 
 BOTH = {"strategy": "shadow-then-canary"}

@@ -8,7 +8,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_assets.core.trial_samples import blocks, first_of_each_outcome
+from mlops_assets.core.trials.samples import blocks, first_of_each_outcome
 
 BEGIN = datetime(2013, 3, 1, tzinfo=UTC)
 

@@ -1,6 +1,6 @@
 """The logged rows that a trial goes by, with their labels, and its clock.
 
-What they prove is the business of `rollout_evidence.py`.
+What they prove is the business of `evidence.py`.
 """
 
 from datetime import datetime, timedelta
