@@ -94,9 +94,8 @@ class Draining:
         signal.raise_signal(signal.SIGTERM)
 
     async def _until_wanted(self, server: str) -> None:
-        parent = os.getppid()
         while not self._servers.is_wanted(server, os.getpid()):
-            if self._server.should_exit or os.getppid() != parent:
+            if self._server.should_exit:
                 raise NotWanted("told to leave before this worker took another's place")
             await asyncio.sleep(_LOOK_SECONDS)
 
