@@ -14,6 +14,7 @@ import httpx
 import mlflow
 import pytest
 
+from mlops_assets.core.scoring.scorer import Engine
 from mlops_assets.operations import rollback
 from mlops_assets.operations.plan_changes import ChangeFailed
 from mlops_assets.operations.rollback import fall_back, mask, recover, retire, roll_back
@@ -145,8 +146,8 @@ def test_what_the_workers_cannot_load_is_taken_back_and_no_caller_notices(
     released(stores, 4)
     whole = rollback.prove
 
-    def prove(stores: Stores, model: str, release: Any) -> ProvenBundle:
-        proven = whole(stores, model, release)
+    def prove(stores: Stores, model: str, release: Any, engine: Engine) -> ProvenBundle:
+        proven = whole(stores, model, release, engine)
         corrupt(stores.home, release.bundle)
         return proven
 
