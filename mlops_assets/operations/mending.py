@@ -6,6 +6,8 @@ A worker answers 503 for the model until then, and tries again by itself. Findin
 from datetime import datetime
 from typing import NamedTuple
 
+from mlflow.exceptions import MlflowException
+
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
@@ -14,7 +16,7 @@ from mlops_assets.stores.bundles import BundleError
 
 
 class Mending(NamedTuple):
-    """What was done about a champion's bundle, in a line; or that it is lost, since no copy is whole."""
+    """What was done about a champion's bundle, in a line; or that it is lost: no copy is whole, and none is out of reach."""
 
     told: str
     is_lost: bool
@@ -41,6 +43,15 @@ def mend_champion(spec: ModelSpec, stores: Stores, now: datetime) -> Mending | N
             whole_bundle(stores, spec.name, plan.champion)
         except BundleError as error:
             told = f"version {plan.champion.version} cannot be loaded, and no copy of its bundle is whole: {error}"
-            return Mending(told, is_lost=True)
+            return Mending(told, is_lost=_can_ask_registry(spec, stores))
         return Mending(f"the bundle of version {plan.champion.version} was put back: {damage}", is_lost=False)
     return None
+
+
+def _can_ask_registry(spec: ModelSpec, stores: Stores) -> bool:
+    """What may yet be fetched when the registry is back is not lost."""
+    try:
+        stores.registry.versions(spec.name)
+    except MlflowException:
+        return False
+    return True

@@ -5,12 +5,15 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+from mlflow.exceptions import MlflowException
+
 from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.operations.bento import bento_path
 from mlops_assets.operations.mending import mend_champion
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.workers import WorkerState
-from mlops_assets_tests.operations.rollback_examples import released, stores_in
+from mlops_assets_tests.operations.rollback_examples import registry_of, released, stores_in
 from mlops_assets_tests.serving.factory import corrupt, small_spec
 
 SPEC = small_spec()
@@ -56,3 +59,17 @@ def test_a_bundle_of_which_no_copy_is_whole_is_told(tmp_path: Path):
     assert told is not None
     assert told.is_lost
     assert "no copy of its bundle is whole" in told.told
+
+
+def test_one_that_may_yet_be_fetched_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stores, plan = served(tmp_path, {"delay": "BundleError: damaged"})
+    corrupt(stores.home, plan.champion.bundle)
+
+    def fail(model: str) -> None:
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(registry_of(stores), "versions", fail)
+    told = mend_champion(SPEC, stores, datetime.now(UTC))
+    assert told is not None
+    assert not told.is_lost
+    assert "MLflow is out of reach" in told.told
