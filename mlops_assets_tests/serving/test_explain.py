@@ -3,14 +3,11 @@
 A stand-in attributes, which takes no seconds to start; the process that does is tried in `test_explain_http.py`.
 """
 
-import asyncio
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
@@ -18,13 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from mlops_assets.core.explaining import Attribution, Background, NotInstalled, Question, Space
+from mlops_assets.core.explaining import Attribution, Background, Question, Space
 from mlops_assets.core.rollout import Challenger, Standby
 from mlops_assets.core.scoring.load import load_scorer
-from mlops_assets.core.scoring.scorer import ScorerError
-from mlops_assets.serving import explain_process
 from mlops_assets.serving.explain import Explainer
-from mlops_assets.serving.explain_process import Answer, Asked, ExplainerFailed, Lookup, serve
+from mlops_assets.serving.explain_process import Lookup
 from mlops_assets.stores.api_keys import ApiKeyStore, Permission
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
@@ -337,99 +332,3 @@ class TestKeys:
         assert (row.status_code, answer.status_code) == (of_a_row, on_record)
         if scope == "predict":
             assert "has not the scope 'explain'" in refused(answer)[2]
-
-
-class TestOffTheHotPath:
-    def test_predictions_go_on_while_explanations_are_made_and_too_many_are_turned_away(self, app: AppUnderTest):
-        held = Held()
-        explainer = app.runtime.explainer = explainer_of(app.home, held, waiting=2)
-
-        async def together() -> tuple[list[httpx.Response], list[httpx.Response], httpx.Response]:
-            def post(path: str) -> Any:
-                return app._client.post(path, json={"features": FEATURES})
-
-            asked = [asyncio.create_task(post(PATH)) for _ in range(2)]
-            await asyncio.to_thread(held.asked.wait, 20)
-            while explainer.waiting < 2:
-                await asyncio.sleep(0.001)
-            predicted = [await post("/v1/models/delay/predict") for _ in range(20)]
-            third = await post(PATH)
-            assert not any(task.done() for task in asked)
-            held.go_on.set()
-            return list(await asyncio.gather(*asked)), predicted, third
-
-        asked, predicted, third = app._runner.run(together())
-
-        assert {one.status_code for one in (*predicted, *asked)} == {200}
-        assert refused(third)[:2] == (503, "overloaded")
-        assert third.headers["retry-after"] == "5"
-        assert explainer.waiting == 0
-        explainer.close()
-
-    def test_a_caller_waits_no_longer_than_that(self, app: AppUnderTest):
-        held = Held()
-        explainer = app.runtime.explainer = explainer_of(app.home, held, seconds=0.01)
-        code, name, message = refused(app.post(PATH, {"features": FEATURES}))
-        held.go_on.set()
-        assert (code, name) == (503, "overloaded")
-        assert "not ready within 0.01 s" in message
-        app.wait_for(lambda: app.get("/v1/models").status_code == 200 and explainer.waiting == 0)
-        explainer.close()
-
-    @pytest.mark.parametrize(
-        ("error", "told"),
-        [
-            (NotInstalled("install the extra mlops-assets[explain]"), (501, "not_installed")),
-            (ExplainerFailed("it has died"), (503, "not_explained")),
-            (ScorerError("feature 'distance' is infinite"), (422, "invalid_value")),
-        ],
-    )
-    def test_what_goes_wrong_elsewhere_is_told(self, home: Home, error: Exception, told: tuple[int, str]):
-        def fails(_question: Question) -> Attribution:
-            raise error
-
-        with running(home, fails) as app:
-            code, name, message = refused(app.post(PATH, {"features": FEATURES}))
-        assert (code, name, message) == (*told, str(error))
-
-
-class Held:
-    """Answers when it is let."""
-
-    def __init__(self) -> None:
-        self.asked, self.go_on = Event(), Event()
-
-    def __call__(self, question: Question) -> Attribution:
-        self.asked.set()
-        assert self.go_on.wait(20)
-        return one_after_the_other(question)
-
-
-def test_the_process_answers_until_no_more_is_asked_or_nobody_asks_for_long(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(explain_process, "warm_up", lambda: None)
-    model = explained_model()
-    files = {**model.files, "background.json": b"{}"}
-    asked = msgspec.msgpack.encode(Asked(Question("no background", model.manifest, files, (), ())))
-    looked_for = msgspec.msgpack.encode(Asked(lookup=Lookup("no such folder", "x", Limits())))
-    (reader, writer), (replies, answering) = os.pipe(), os.pipe()
-    with (
-        os.fdopen(writer, "wb") as questions,
-        os.fdopen(answering, "wb") as answers,
-        os.fdopen(reader, "rb") as incoming,
-    ):
-        for one in (looked_for, asked):
-            questions.write(len(one).to_bytes(4, "big") + one)
-        questions.flush()
-        serve(incoming, answers, idle_seconds=0.01)
-        questions.close()
-        serve(incoming, answers, idle_seconds=60)
-    with os.fdopen(replies, "rb") as told:
-        frames = []
-        while head := told.read(4):
-            frames.append(told.read(int.from_bytes(head, "big")))
-    ready, found, warm, reply, ready_again = frames
-    assert ready == warm == ready_again == b""
-    assert msgspec.msgpack.decode(found, type=Answer) == Answer(search=Search())
-    error = msgspec.msgpack.decode(reply, type=Answer)
-    assert error.raised == "CannotExplain"
-    assert error.message.startswith("background.json: ")
