@@ -2,10 +2,10 @@
 told in `shedding.py`.
 
 What waits is in the sockets, out of sight, but for its effect: all that came on open connections while one turn of the event loop
-lasted is taken up in the next. Where more is asked for than can be answered, each turn takes up more than the one before, as long
-as there are connections; or else new connections wait (`backlog.py`). A burst is one long turn with short ones after it. Callers
-who wait for their answers before they ask again are never more than they are, however long their requests take. (Schroeder, Wierman
-and Harchol-Balter, "Open versus closed: a cautionary tale", NSDI 2006, tells why these are to be treated apart.)
+lasted is taken up in the next. Where more is asked for than can be answered, a turn takes up more than all before it together, as
+long as there are connections; or else new connections wait (`backlog.py`). A burst is one long turn with short ones after it.
+Callers who wait for their answers before they ask again are never more than they are, however long their requests take.
+(Schroeder, Wierman and Harchol-Balter, "Open versus closed: a cautionary tale", NSDI 2006, tells why these are two cases.)
 
 Once it is a flood, each turn answers about one request and refuses the others, until a turn of the loop finds nobody waiting: the
 time in the queue, not its length, is held to a target until it has been empty, as in CoDel (Nichols and Jacobson, "Controlling
@@ -20,13 +20,13 @@ from typing import Final
 
 SHORT_S: Final = 0.001  # turns that are as good as a pause
 _LONG_S = 0.05  # waits of which it is asked whether they are those of a flood
-_MANY = 16  # requests before one that has waited so long
-_GROWTH = 1.25  # from turn to turn
-_LONGER_S = 0.2
+_MANY = 32  # requests before one that has waited so long
+_GROWTH = 1.5  # of a turn over all since the last pause
+_LONGER_S = 0.5
+_IN_SIGHT_S = 0.2  # wait of the last of those who are to be accepted
 _CALLERS = 100  # that may wait for each other
-_CHEAP_S = (
-    0.0005  # an answer that takes no longer: a refusal is not much cheaper, and all who can connect are soon answered
-)
+# An answer that takes no longer: a refusal is not much cheaper, and all who can connect are soon answered.
+_CHEAP_S = 0.001
 _HELD = 0.5  # the wait for those before it, in times that a request takes: one is answered, and what is quick
 _WARY_S = 1.0  # after a flood, which may have paused, and no longer than it has lasted
 _WARY = 1.5  # the wait allowed then, in times that a request takes: two are answered
@@ -52,8 +52,8 @@ class Flood:
         self._backlog = backlog
         self._usual_s = 0.0
         self._since = self._wary_until = -math.inf
-        # Requests taken up in the turns directly before this one, the latest first; 0 where there was none.
-        self._former = self._earlier = 0
+        # Requests taken up in the turns directly before this one, the latest first, and in all since the last pause.
+        self._former = self._earlier = self._all = 0
         self._began = -math.inf
         self._busy_since: float | None = None
         # In a turn of a flood: how many are refused first, since when the others are answered, and for how long that has been.
@@ -95,13 +95,14 @@ class Flood:
     def turn_ended(self, now: float, began: float, taken: int) -> None:
         """Told of the requests that were taken up in it, refused or not."""
         self._former, self._earlier = taken, self._former
+        self._all += taken
         self._asked += taken
         if self._busy_since is None:
             self._busy_since = began
         if taken and not self.is_on and now - self._busy_since > _LONG_S:
             usual_s = (now - began) / taken
             callers = self._backlog()
-            if callers > _CALLERS and usual_s > _CHEAP_S and callers * usual_s > _LONGER_S:
+            if callers > _CALLERS and usual_s > _CHEAP_S and callers * usual_s > _IN_SIGHT_S:
                 self._start(usual_s)
 
     def nobody_waits(self, now: float) -> bool:
@@ -112,7 +113,8 @@ class Flood:
             self.is_on, self._answering_s = False, None
             if self._refused > self._asked / 3:
                 self._wary_until = now + min(_WARY_S, now - self._since)
-        self._former, self._earlier, self._busy_since = 0, 0, None
+        self._former = self._earlier = self._all = 0
+        self._busy_since = None
         return now >= self._wary_until
 
     def _start(self, usual_s: float) -> None:
@@ -124,7 +126,7 @@ class Flood:
     def _begins(self, waited_s: float, before: int) -> bool:
         if self._began < self._wary_until:
             return before >= _WARY
-        grows = before >= _GROWTH * self._former and self._former >= _GROWTH * self._earlier > 0
+        grows = before >= _GROWTH * self._all and self._earlier > 0
         stays = before >= self._former / 2 and self._former >= _CALLERS
         matters = waited_s > _CHEAP_S * before >= _CHEAP_S * _MANY
         return (grows and matters) or (stays and before >= _CALLERS and waited_s > _LONGER_S)
