@@ -24,13 +24,13 @@ SLOW_SCORER = """
 import os, time
 from mlops_assets.core.scoring.scorer import CompiledScorer
 
-score_rows = CompiledScorer.score_rows
+score_row = CompiledScorer.score_row
 
-def slowly(self, rows):
+def slowly(self, row):
     time.sleep(float(os.environ["SCORER_MS"]) / 1e3)
-    return score_rows(self, rows)
+    return score_row(self, row)
 
-CompiledScorer.score_rows = slowly
+CompiledScorer.score_row = slowly
 """
 
 pytestmark = pytest.mark.slow
