@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ logger = logging.getLogger("bentoml.mlops_assets.runtime")
 
 HOUSEKEEPING_SECONDS = 1.0
 _YOUNG_OBJECTS = 20_000
+_SWITCH_SECONDS = 0.0005
 
 
 class ServingRuntime:
@@ -60,6 +62,7 @@ class ServingRuntime:
         self._log: LogWriter | None = None
         self._log_waiting = 0
         self._gc_threshold = gc.get_threshold()
+        self._switch_interval_s = sys.getswitchinterval()
         self._housekeeping: asyncio.Task[None] | None = None
         self._draining: Draining | None = None
 
@@ -82,6 +85,9 @@ class ServingRuntime:
         # A request makes some hundred objects and no cycles: to look for cycles every few requests finds nothing.
         self._gc_threshold = gc.get_threshold()
         gc.set_threshold(_YOUNG_OBJECTS, *self._gc_threshold[1:])
+        # A thread that loads a version holds the interpreter for so long each time that the event loop has made a system call.
+        self._switch_interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
 
     async def stop(self) -> None:
         if self._draining is not None:
@@ -96,6 +102,7 @@ class ServingRuntime:
         flush_tallies()
         gc.unfreeze()
         gc.set_threshold(*self._gc_threshold)
+        sys.setswitchinterval(self._switch_interval_s)
 
     @property
     def waits_for_disk(self) -> bool:
