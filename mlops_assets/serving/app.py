@@ -15,7 +15,7 @@ import uuid_utils
 from mlops_assets.core.records import Record
 from mlops_assets.serving import v2
 from mlops_assets.serving.asking import FAILURE, Turn, in_service, loaded, score
-from mlops_assets.serving.at_once import DEBUG_HEADER, AtOnce
+from mlops_assets.serving.at_once import DEBUG_HEADER, TAKEN_IN, AtOnce
 from mlops_assets.serving.describe import LiveModelsAnswer, describe
 from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door, headers_of
 from mlops_assets.serving.errors import Refusal
@@ -161,7 +161,8 @@ class ServingApp:
                 self._door.admit(scope, _PERMISSIONS.get(route))
             _require_method(scope, "POST" if posted else "GET")
             if posted:
-                self._take_in(model, route, scope)
+                if TAKEN_IN not in scope:
+                    self._take_in(model, route, scope)
                 taken_in = True
                 shedder.in_flight += 1
             body = await handle(model, scope, receive)

@@ -34,12 +34,14 @@ from mlops_assets.stores.prediction_log import LogError
 logger = logging.getLogger("bentoml.mlops_assets.at_once")
 
 DEBUG_HEADER = b"x-mlops-debug"
+TAKEN_IN = "mlops.taken_in"  # in the scope of a request that was found not to wait too long
 _ROUTE: Final = "predict"
 _JSON = b"application/json"
 _UNUSUAL = frozenset({DEBUG_HEADER, DEADLINE_HEADER, b"content-encoding"})
 _MOST_HELD = 64  # before the first of them is answered
 _NO_HEADERS: Headers = ()
 _AS_USUAL = GoTheUsualWay({})
+_AS_USUAL_BUT_TAKEN_IN = GoTheUsualWay({TAKEN_IN: True})
 
 
 class _Given(msgspec.Struct):
@@ -98,19 +100,26 @@ class AtOnce:
             All of it.
         """
         started = time.perf_counter()
+        if not self._is_plain(dict(headers), body):
+            return _AS_USUAL
         champion = self._models[target]
-        try:
-            held = self._answered(caller, champion, dict(headers), body, started)
-        except (NotOneRow, Refusal, ScorerError):
-            return _AS_USUAL  # finds it again, and says whose fault it is
-        except VersionFailed as failure:
-            return GoTheUsualWay({FAILURE: failure})
-        except Exception:
-            # The edge: the parser above would call the caller wrong.
-            logger.exception("A request to %s could not be answered at once", champion.manifest.model)
-            return _AS_USUAL
-        if held is None:
-            return _AS_USUAL
+        refusal = self._runtime.shedder.refusal(champion.manifest.model)
+        if refusal is not None:
+            held = _Held(caller, champion, started, refusal.status, refusal.body, refusal.headers)
+        else:
+            try:
+                answered = self._answered(caller, champion, body, started)
+            except (NotOneRow, Refusal, ScorerError):
+                return _AS_USUAL_BUT_TAKEN_IN  # finds it again, and says whose fault it is
+            except VersionFailed as failure:
+                return GoTheUsualWay({TAKEN_IN: True, FAILURE: failure})
+            except Exception:
+                # The edge: the parser above would call the caller wrong.
+                logger.exception("A request to %s could not be answered at once", champion.manifest.model)
+                return _AS_USUAL_BUT_TAKEN_IN
+            if answered is None:
+                return _AS_USUAL_BUT_TAKEN_IN
+            held = answered
         if self.traces is not None:
             held.span_of = self.traces.sampled(headers)
         self._held.append(held)
@@ -148,20 +157,17 @@ class AtOnce:
             if live.is_quick and not waits and name not in snapshot.retired
         }
 
-    def _answered(
-        self, caller: Caller, champion: LiveModel, headers: dict[bytes, bytes], body: bytes, started: float
-    ) -> _Held | None:
-        runtime = self._runtime
-        if not (
+    def _is_plain(self, headers: dict[bytes, bytes], body: bytes) -> bool:
+        return (
             _UNUSUAL.isdisjoint(headers)
             and headers.get(b"content-type", _JSON) == _JSON
-            and len(body) <= runtime.settings.max_body_bytes
+            and len(body) <= self._runtime.settings.max_body_bytes
             and self._door.knows(headers, _ROUTE)
-        ):
-            return None
-        refusal = runtime.shedder.refusal(champion.manifest.model)
-        if refusal is not None:
-            return _Held(caller, champion, started, refusal.status, refusal.body, refusal.headers)
+        )
+
+    @staticmethod
+    def _answered(caller: Caller, champion: LiveModel, body: bytes, started: float) -> _Held | None:
+        """The answer of whoever is asked first; None where that one is not to be asked now. Raises what goes wrong with it."""
         item, row = champion.contract.decode_one(body)
         challenger = champion.beside.challenger
         live = champion

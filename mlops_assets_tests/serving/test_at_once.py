@@ -235,6 +235,16 @@ def test_what_is_turned_away_is_told_counted_and_not_logged(app: AppUnderTest, m
     assert (_requests("503"), _shed()) == (before[0] + 1, before[1] + 1)
 
 
+@pytest.mark.parametrize("what", ["plain", "a list", "text for a number"])
+def test_it_is_asked_once_whether_a_request_would_wait_too_long(
+    app: AppUnderTest, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    refusal, asked = app.runtime.shedder.refusal, []
+    monkeypatch.setattr(app.runtime.shedder, "refusal", lambda *given: asked.append(given) or refusal(*given))
+    app.post(PATH, (AT_ONCE | THE_USUAL_WAY)[what])
+    assert len(asked) == 1
+
+
 def test_a_fault_of_our_own_is_told_by_the_usual_way(app: AppUnderTest, monkeypatch: pytest.MonkeyPatch):
     def broken(*_arguments: Any) -> None:
         raise RuntimeError("a fault")
