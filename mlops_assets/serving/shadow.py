@@ -25,7 +25,9 @@ from mlops_assets.stores.prediction_log import LogError
 logger = logging.getLogger("bentoml.mlops_assets.shadow")
 
 MOST_ROWS = 10_000
-_ROWS_AT_ONCE = 32  # before requests that came meanwhile are looked at
+# Before requests that came meanwhile are looked at: the more wait, the more, so that callers by the dozen are kept up with.
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 32, 256
+_SHARE_AT_ONCE = 16
 _DRAIN_SECONDS = 2.0
 
 
@@ -130,9 +132,10 @@ class ShadowQueue:
         """The requests that are scored together: of one challenger that is quick, few enough to keep nobody waiting."""
         jobs = [self._waiting.popleft()]
         live, rows = jobs[0].challenger, len(jobs[0].rows)
+        most = min(_FEWEST_AT_ONCE + self._rows // _SHARE_AT_ONCE, _MOST_AT_ONCE)
         while self._waiting and live.is_quick and self._waiting[0].challenger is live:
             rows += len(self._waiting[0].rows)
-            if rows > _ROWS_AT_ONCE:
+            if rows > most:
                 break
             jobs.append(self._waiting.popleft())
         return jobs

@@ -116,7 +116,9 @@ def test_a_bento_is_served_by_bentoml_alone_with_the_code_that_it_carries(shippe
         served(["-m", "bentoml", "serve", ".", "--host", "127.0.0.1", "--port", str(port)], folder, environment),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client,
     ):
-        wait_until(lambda: len(WorkerStore(home.workers).live(datetime.now(UTC), HEARTBEAT_MAX_AGE)) == 2, timeout_s=120)
+        wait_until(
+            lambda: len(WorkerStore(home.workers).live(datetime.now(UTC), HEARTBEAT_MAX_AGE)) == 2, timeout_s=120
+        )
         wait_until(lambda: is_ready(client), timeout_s=30)
         assert_answers(client)
         assert "what was shipped has no such path" in client.get("/nowhere").text
