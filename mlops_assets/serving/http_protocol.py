@@ -84,12 +84,19 @@ class AnsweringProtocol(HttpToolsProtocol):
         self._joined = JoiningTransport(transport, self.loop)
         super().connection_made(self._joined)  # type: ignore[arg-type]
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # uvicorn's timer, if the connection was reset, would hold the last request and all that answered it for a long while.
+        self._unset_keepalive_if_required()
+        self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._is_short:  # the rest of the body is still to come, or nothing is after a mistake
             self._is_short = False
+            body, self._body = self._body, b""
             if not self.transport.is_closing():
-                self._go_the_long_way()
+                self._go_the_long_way(body)
 
     def eof_received(self) -> None:
         # The caller sends no more and still waits: the loop is about to close what is below, which knows nothing of what waits.
@@ -148,16 +155,19 @@ class AnsweringProtocol(HttpToolsProtocol):
             super().on_message_complete()
         else:
             self._is_short = False
-            otherwise = self._answerer.take(self, self.url, self.headers, self._body)
-            if otherwise is not None:
-                self._go_the_long_way(otherwise.known)
+            body, self._body = self._body, b""  # not kept until the next request comes
+            otherwise = self._answerer.take(self, self.url, self.headers, body)
+            if otherwise is None:
+                self.cycle = None  # type: ignore[assignment]  # of the last request that took the long way
+            else:
+                self._go_the_long_way(body, otherwise.known)
                 super().on_message_complete()
 
-    def _go_the_long_way(self, known: Mapping[str, object] = MappingProxyType({})) -> None:
+    def _go_the_long_way(self, body: bytes, known: Mapping[str, object] = MappingProxyType({})) -> None:
         self._begin_the_long_way()
         self.scope.update(known)  # type: ignore[typeddict-item]
-        if self._body:
-            super().on_body(self._body)
+        if body:
+            super().on_body(body)
 
     def _begin_the_long_way(self) -> None:
         # Callers are answered in the order of their requests.

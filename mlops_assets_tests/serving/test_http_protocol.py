@@ -1,7 +1,10 @@
 """Replies leave in one system call each, whole and in order, whichever way they took; a closing connection is written to first."""
 
 import asyncio
+import gc
 import socket
+import struct
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -325,3 +328,41 @@ def test_what_says_close_to_all_says_it_to_those_answered_at_once(monkeypatch: p
     head, rest = served(monkeypatch, ask, Echo())
     assert b"connection: close\r\n" in head
     assert rest == b""
+
+
+def test_of_a_request_nothing_is_left_when_the_next_has_come(monkeypatch: pytest.MonkeyPatch):
+    async def ask(served: Served) -> object:
+        served.writer.write(post(b"no"))
+        await served.replies(1)
+        (connection,) = served.server.server_state.connections
+        cycle = weakref.ref(connection.cycle)
+        served.writer.write(post(b"1"))
+        await served.replies(1)
+        return cycle()
+
+    assert served(monkeypatch, ask, Echo()) is None
+
+
+@pytest.mark.parametrize("body", [b"1", b"no"], ids=["at once", "the usual way"])
+def test_nothing_is_left_of_a_connection_that_is_reset(monkeypatch: pytest.MonkeyPatch, body: bytes):
+    """The collector, which seldom has anything to do, is not needed for it."""
+
+    async def ask(served: Served) -> list[object]:
+        served.writer.write(post(body))
+        await served.replies(1)
+        (connection,) = served.server.server_state.connections
+        held = [weakref.ref(connection), weakref.ref(connection.flow), weakref.ref(connection.cycle or connection)]
+        del connection
+        at_once = struct.pack("ii", 1, 0)
+        served.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        gc.disable()
+        try:
+            served.writer.close()
+            while served.server.server_state.connections:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            return [one() for one in held]
+        finally:
+            gc.enable()
+
+    assert set(served(monkeypatch, ask, Echo(), timeout_keep_alive=600)) == {None}
