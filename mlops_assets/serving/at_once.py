@@ -141,6 +141,10 @@ class AtOnce:
             self._runtime.append_at_once(records)
         except LogError as error:
             self._take_back(held, error)
+        except Exception as error:
+            # The edge: nobody would ever be answered.
+            logger.exception("What was answered at once could not be logged")
+            self._take_back(held, error)
         now = time.perf_counter()
         for one in held:
             one.caller.reply(one.status, one.body, one.headers)
@@ -180,7 +184,7 @@ class AtOnce:
         given = _Given(block, record, shadow_of(champion, [record], [row]))
         return _Held(caller, champion, started, 200, answer, _NO_HEADERS, given)
 
-    def _take_back(self, held: list[_Held], error: LogError) -> None:
+    def _take_back(self, held: list[_Held], error: Exception) -> None:
         """Let all be told that what they were to be given could not be logged."""
         failures = []
         for one in held:

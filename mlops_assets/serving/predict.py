@@ -17,7 +17,6 @@ from mlops_assets.serving.json_logs import about
 from mlops_assets.serving.scoring import Block
 from mlops_assets.serving.shadow import ShadowJob
 from mlops_assets.serving.state import LiveModel
-from mlops_assets.stores.prediction_log import LogError
 
 logger = logging.getLogger("bentoml.mlops_assets.predict")
 
@@ -160,7 +159,7 @@ def count_block(block: Block, records: Sequence[PredictionRecord]) -> None:
             metrics.flagged(record.imputed, record.out_of_domain)
 
 
-def not_logged(live: LiveModel, error: LogError) -> Refusal:
+def not_logged(live: LiveModel, error: Exception) -> Refusal:
     """What is said where an answer could not be written to the log."""
     logger.error("Answering 503: %s", error, extra=about(live))
     message = "the answer could not be logged and is therefore not given"

@@ -212,9 +212,10 @@ def test_of_very_many_the_first_need_not_wait_for_the_last(app: AppUnderTest):
     assert len(turn.happened[66]) == 6
 
 
-def test_what_could_not_be_logged_is_not_given(app: AppUnderTest):
-    def full(_records: Sequence[Record]) -> None:
-        raise LogError("the disk is full")
+@pytest.mark.parametrize("error", [LogError("the disk is full"), RuntimeError("a fault")])
+def test_what_could_not_be_logged_is_not_given(app: AppUnderTest, error: Exception):
+    def full(records: Sequence[Record]) -> None:
+        raise error if records[0].status == 200 else LogError("the disk is full")  # type: ignore[union-attr]
 
     before = _requests("503")
     turn = Turn(app, full)
