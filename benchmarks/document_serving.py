@@ -202,7 +202,8 @@ SPEED: Final = """
 ## Speed: `make bench-serving-speed`
 CPU is the processor time of all of a server's processes over the requests answered, until what is left to do after the replies is
 done. Ours runs as `mlops-assets serve` starts it. The peers are written as their documentation has it; none of them checks keys
-or logs what it answers.
+or logs what it answers. Ours answers single rows inside the HTTP protocol ([who-answers.md](who-answers.md)), without the task,
+scope and messages that ASGI makes for each request: of what the limit pays for, it can do without a part.
 """
 SWAPS: Final = """
 ## New versions under load: `make bench-hot-swap`
