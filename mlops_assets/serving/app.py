@@ -14,7 +14,7 @@ import uuid_utils
 
 from mlops_assets.core.records import Record
 from mlops_assets.serving import v2
-from mlops_assets.serving.asking import FAILURE, Turn, in_service, loaded, score
+from mlops_assets.serving.asking import DRAWN, FAILURE, Turn, in_service, loaded, score
 from mlops_assets.serving.at_once import DEBUG_HEADER, TAKEN_IN, AtOnce
 from mlops_assets.serving.describe import LiveModelsAnswer, describe
 from mlops_assets.serving.door import BODY, KEY_ID, CallerLeft, Door, headers_of
@@ -237,7 +237,7 @@ class ServingApp:
 
     async def _predict(self, model: str, scope: Scope, receive: Receive) -> bytes:
         live = in_service(self._runtime.state.snapshot, model)
-        turn = scope["mlops.turn"] = Turn(live, "mlops.pinned" in scope, scope.get(FAILURE))
+        turn = scope["mlops.turn"] = Turn(live, "mlops.pinned" in scope, scope.get(FAILURE), scope.get(DRAWN))
         body = await self._door.body(scope, receive)
         runtime = self._runtime
         scored = await score(turn, body, runtime.settings, runtime.means)

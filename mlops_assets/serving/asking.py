@@ -25,6 +25,7 @@ from mlops_assets.serving.state import LiveModel, Snapshot
 logger = logging.getLogger("bentoml.mlops_assets.predict")
 
 FAILURE = "mlops.failure"
+DRAWN = "mlops.drawn"
 _SAID_SECONDS = 10.0
 
 
@@ -39,12 +40,20 @@ class Part(msgspec.Struct):
 class Turn:
     """One predict request: the one snapshot that it sees, who answered it, and what is left to do after the reply.
 
-    Where the version is `pinned`, no challenger answers. `failure` is of the version that was asked for its only row before.
+    Where the version is `pinned`, no challenger answers. Of its only row may be known from before the `failure` of the version
+    that was asked, and the id that was `drawn`, by which it was chosen who is asked.
     """
 
-    __slots__ = ("_has_failed", "failure", "live", "parts", "pinned", "records", "shadow")
+    __slots__ = ("_has_failed", "drawn", "failure", "live", "parts", "pinned", "records", "shadow")
 
-    def __init__(self, live: LiveModel, pinned: bool = False, failure: VersionFailed | None = None) -> None:
+    def __init__(
+        self,
+        live: LiveModel,
+        pinned: bool = False,
+        failure: VersionFailed | None = None,
+        drawn: str | None = None,
+    ) -> None:
+        self.drawn = drawn
         self.live = live
         self.pinned = pinned
         self.failure = failure
@@ -146,6 +155,8 @@ async def score(turn: Turn, body: bytes, settings: ServingSettings, means: Means
     live = turn.live
     items, rows, many = live.contract.decode(body, settings.max_rows)
     scored = Scored(turn, items, rows, many)
+    if turn.drawn is not None:
+        items[0].id = turn.drawn
     challenger, everything = live.beside.challenger, range(len(rows))
     if turn.failure is not None:
         turn.parts = [await _ask_after(turn, turn.failure.live, scored, everything, means, turn.failure)]

@@ -2,7 +2,8 @@
 
 The protocol hands such requests over without a task for each (`http_protocol.py`). All that came in one turn are logged in one
 write before any of them is answered. A request with anything unusual about it goes the usual way (`app.py`), and nothing has been
-done then: refusals, failures and versions that stand in are told and counted there alone.
+done then, but that it is not asked again what was found out: refusals of what it says, failures and versions that stand in
+are told and counted there alone. Here are told and counted answers, and what is turned away or could not be logged.
 """
 
 import asyncio
@@ -16,8 +17,8 @@ from opentelemetry.context import Context
 
 from mlops_assets.core.records import PredictionRecord
 from mlops_assets.core.scoring.scorer import ScorerError
-from mlops_assets.serving.asking import FAILURE, Part, Turn, is_of_the_share
-from mlops_assets.serving.contract import NotOneRow
+from mlops_assets.serving.asking import DRAWN, FAILURE, Part, Turn, is_of_the_share
+from mlops_assets.serving.contract import NotOneRow, PredictItem, RawRow
 from mlops_assets.serving.door import Door
 from mlops_assets.serving.errors import Headers, Refusal
 from mlops_assets.serving.http_protocol import Caller, GoTheUsualWay
@@ -41,7 +42,6 @@ _UNUSUAL = frozenset({DEBUG_HEADER, DEADLINE_HEADER, b"content-encoding"})
 _MOST_HELD = 64  # before the first of them is answered
 _NO_HEADERS: Headers = ()
 _AS_USUAL = GoTheUsualWay({})
-_AS_USUAL_BUT_TAKEN_IN = GoTheUsualWay({TAKEN_IN: True})
 
 
 class _Given(msgspec.Struct):
@@ -100,28 +100,14 @@ class AtOnce:
             All of it.
         """
         started = time.perf_counter()
-        if not self._is_plain(dict(headers), body):
+        try:
+            held = self._found(caller, self._models[target], headers, body, started)
+        except Exception:
+            # The edge: the parser above would call the caller wrong.
+            logger.exception("A request could not be answered at once")
             return _AS_USUAL
-        champion = self._models[target]
-        refusal = self._runtime.shedder.refusal(champion.manifest.model)
-        if refusal is not None:
-            held = _Held(caller, champion, started, refusal.status, refusal.body, refusal.headers)
-        else:
-            try:
-                answered = self._answered(caller, champion, body, started)
-            except (NotOneRow, Refusal, ScorerError):
-                return _AS_USUAL_BUT_TAKEN_IN  # finds it again, and says whose fault it is
-            except VersionFailed as failure:
-                return GoTheUsualWay({TAKEN_IN: True, FAILURE: failure})
-            except Exception:
-                # The edge: the parser above would call the caller wrong.
-                logger.exception("A request to %s could not be answered at once", champion.manifest.model)
-                return _AS_USUAL_BUT_TAKEN_IN
-            if answered is None:
-                return _AS_USUAL_BUT_TAKEN_IN
-            held = answered
-        if self.traces is not None:
-            held.span_of = self.traces.sampled(headers)
+        if isinstance(held, GoTheUsualWay):
+            return held
         self._held.append(held)
         if len(self._held) == 1:
             if self._loop is None:
@@ -147,7 +133,11 @@ class AtOnce:
             self._take_back(held, error)
         now = time.perf_counter()
         for one in held:
-            one.caller.reply(one.status, one.body, one.headers)
+            try:
+                one.caller.reply(one.status, one.body, one.headers)
+            except Exception:
+                # The edge: the others are to be answered.
+                logger.exception("An answer could not be given to its caller")
         for one in held:
             self._count(one, now - one.started)
 
@@ -169,10 +159,35 @@ class AtOnce:
             and self._door.knows(headers, _ROUTE)
         )
 
+    def _found(
+        self, caller: Caller, champion: LiveModel, headers: Sequence[tuple[bytes, bytes]], body: bytes, started: float
+    ) -> _Held | GoTheUsualWay:
+        if not self._is_plain(dict(headers), body):
+            return _AS_USUAL
+        refusal = self._runtime.shedder.refusal(champion.manifest.model)
+        if refusal is not None:
+            held = _Held(caller, champion, started, refusal.status, refusal.body, refusal.headers)
+        else:
+            try:
+                item, row = champion.contract.decode_one(body)
+            except (NotOneRow, Refusal):
+                return GoTheUsualWay({TAKEN_IN: True})  # which finds it again, and says what is wrong
+            try:
+                answered = self._answered(caller, champion, item, row, started)
+            except ScorerError:
+                return GoTheUsualWay({TAKEN_IN: True, DRAWN: item.id})
+            except VersionFailed as failure:
+                return GoTheUsualWay({TAKEN_IN: True, DRAWN: item.id, FAILURE: failure})
+            if answered is None:
+                return GoTheUsualWay({TAKEN_IN: True, DRAWN: item.id})
+            held = answered
+        if self.traces is not None:
+            held.span_of = self.traces.sampled(headers)
+        return held
+
     @staticmethod
-    def _answered(caller: Caller, champion: LiveModel, body: bytes, started: float) -> _Held | None:
+    def _answered(caller: Caller, champion: LiveModel, item: PredictItem, row: RawRow, started: float) -> _Held | None:
         """The answer of whoever is asked first; None where that one is not to be asked now. Raises what goes wrong with it."""
-        item, row = champion.contract.decode_one(body)
         challenger = champion.beside.challenger
         live = champion
         if challenger is not None and challenger.role != "shadow" and is_of_the_share(champion, item):
@@ -196,6 +211,9 @@ class AtOnce:
             self._runtime.append_at_once(failures)
         except LogError as again:
             logger.error("%d failed requests are not on record: %s", len(failures), again)
+        except Exception:
+            # The edge: they are to be told all the same.
+            logger.exception("%d failed requests are not on record", len(failures))
 
     def _count(self, one: _Held, seconds: float) -> None:
         runtime, given, model = self._runtime, one.given, one.champion.manifest.model

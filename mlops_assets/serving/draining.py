@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import uvicorn
 
+from mlops_assets.serving.http_protocol import AnsweringProtocol
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.stores.servers import ServerStore, server_name
 
@@ -112,6 +113,10 @@ class Draining:
 
     def _say_close(self) -> None:
         """Put it into each reply that begins from now on; uvicorn closes the connection after such a reply."""
+        # Those that were taken at once are answered before it is said; whoever is asked sees to all of them.
+        answering = (connection for connection in self._connections if isinstance(connection, AnsweringProtocol))
+        if (one := next(answering, None)) is not None:
+            one.end_turn()
         # The one is what uvicorn makes the other from, once a second, together with the time.
         self._server.config.encoded_headers.append(_CLOSE)
         state = self._server.server_state

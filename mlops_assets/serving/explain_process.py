@@ -229,12 +229,20 @@ def _write(stream: IO[bytes], frame: bytes) -> None:
 
 def _read(stream: IO[bytes]) -> bytes | None:
     """The next frame; None at the end."""
-    head = stream.read(_LENGTH)
-    if len(head) < _LENGTH:
-        return None
-    size = int.from_bytes(head, "big")
-    frame = stream.read(size)
-    return frame if len(frame) == size else None
+    head = _exactly(stream, _LENGTH)
+    return None if head is None else _exactly(stream, int.from_bytes(head, "big"))
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes | None:
+    """So many bytes and none of the next frame, which whoever waits for that would not see; None at the end."""
+    parts, left = [], size
+    while left:
+        part = os.read(stream.fileno(), left)
+        if not part:
+            return None
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 if __name__ == "__main__":

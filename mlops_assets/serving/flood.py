@@ -136,5 +136,5 @@ class Flood:
         refusing_s = 0.0 if self._answering_s is None else former_turn_s - self._answering_s
         self._target_s = max(_HELD * self._usual_s, refusing_s / 2)
         self._answering_from = self._answering_s = None
-        # Requests that are not answered at once are asked about twice, in turns of their own: those are fewer.
+        # Turns differ: of requests that are not answered at once, some come with each.
         self._skipped, self._admitted = min(self._former, self._earlier) // 2, 0

@@ -103,6 +103,14 @@ class AnsweringProtocol(HttpToolsProtocol):
         self._answerer.end_turn()
         self._joined.write_waiting()
 
+    def send_400_response(self, msg: str) -> None:
+        self._answerer.end_turn()
+        super().send_400_response(msg)
+
+    def end_turn(self) -> None:
+        """Let whoever was taken at once be answered now."""
+        self._answerer.end_turn()
+
     def shutdown(self) -> None:
         self._answerer.end_turn()
         super().shutdown()
@@ -172,6 +180,7 @@ class AnsweringProtocol(HttpToolsProtocol):
     def _begin_the_long_way(self) -> None:
         # Callers are answered in the order of their requests.
         self._answerer.end_turn()
+        self._unset_keepalive_if_required()
         target, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = target, expects

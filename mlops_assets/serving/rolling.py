@@ -115,7 +115,8 @@ class RollingRestart:
             await self._until_ready(new, started + order.ready_seconds, order.ready_seconds)
             self._require_running()
         except _FAILURES:
-            await self._end(new)
+            # It may have begun to take requests in the moment in which it was given up.
+            await self._let_go(new, order.drain_seconds)
             raise
         ready = time.monotonic()
         # Where it has died meanwhile the arbiter has started another, or is about to: that one is not needed any more.
@@ -163,11 +164,11 @@ class RollingRestart:
             self._require_running()
             if not new.is_alive():
                 raise NotReplaced(f"the new worker ended before it was ready: see {where}")
+            if self._servers.is_accepting(self._server, new.pid):
+                return
             lack = self._lacking(new)
             if lack is None:
                 self._servers.want(self._server, new.pid)
-                if self._servers.is_accepting(self._server, new.pid):
-                    return
                 lack = Lack("it does not accept requests")
             if lack.refused:
                 raise NotReplaced(f"the new worker was ended, since it refuses {lack.what}: see {where}")
@@ -188,7 +189,8 @@ class RollingRestart:
 
     async def _let_go(self, process: Process, drain_seconds: float) -> bool:
         """Let a worker drain and leave. Returns whether it had to be killed."""
-        self._loose.append(process)
+        if process not in self._loose:
+            self._loose.append(process)
         if not self._servers.is_accepting(self._server, process.pid):
             return await self._end(process)
         _signal(process, DRAIN_SIGNAL)

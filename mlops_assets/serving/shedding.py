@@ -1,5 +1,6 @@
-"""Turning requests away while too much waits, before anything of them is read. Who may come in at all is told in `door.py`; what
-is a flood, in `flood.py`.
+"""Turning requests away while too much waits, before anything that they say is looked at.
+
+Who may come in at all is told in `door.py`; what is a flood, in `flood.py`.
 
 A caller who is told at once to come back is better off than one who waits for an answer that comes too late, and so are all
 behind it. What is turned away is counted and not logged: under overload the log is what must go on working.

@@ -11,14 +11,15 @@ import pytest
 from prometheus_client import REGISTRY
 
 from mlops_assets.core.records import PredictionRecord, Record
-from mlops_assets.core.rollout import Split
+from mlops_assets.core.rollout import Challenger, Split
+from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.serving.tallies import flush_tallies
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.prediction_log import LogError
 from mlops_assets_tests.serving.factory import release, small_model
 from mlops_assets_tests.serving.harness import AppUnderTest, Told
 from mlops_assets_tests.serving.test_app import FEATURES
-from mlops_assets_tests.serving.trials import changed, trial_of
+from mlops_assets_tests.serving.trials import Failing, break_version, changed, release_of, trial_of
 
 TARGET = b"/v1/models/delay/predict"
 PATH = TARGET.decode()
@@ -148,6 +149,26 @@ def test_a_challenger_gets_its_share_and_no_more(app: AppUnderTest, mode: Any):
     assert sorted(shadowed) == sorted(name for name in expected for _ in range(3))
 
 
+@pytest.mark.parametrize("how", ["not compiled", "refuses", "fails"])
+def test_who_is_asked_is_drawn_once(tmp_path: Path, how: str):
+    """Rows without entity and id go by an id that is drawn: again on the usual way, a share of half would be one of a quarter."""
+    home = Home(tmp_path)
+    release(home, small_model())
+    with AppUnderTest(home) as app:
+        model = small_model(version=2, compiled=how != "not compiled")
+        stored = release_of(home, model)
+        changed(app, challenger=Challenger(stored.version, stored.bundle, "canary", 0.5))
+        if how != "not compiled":
+            break_version(app, "challenger", Failing() if how == "fails" else Refusing())
+        for _ in range(100):
+            assert app.predict(FEATURES).status_code == 200
+        records = app.predictions()
+    inside = Split("salt", 0.5)
+    theirs = [one for one in records if one.role == "challenger" or one.error is not None]
+    assert {one.id for one in theirs} == {one.id for one in records if inside(one.id)}
+    assert 20 < len(theirs) < 80
+
+
 @pytest.mark.parametrize("settings", [{"cache_rows": 10}, {"log_durability": "disk"}], ids=["cache", "disk"])
 def test_where_something_is_waited_for_nothing_is_taken(tmp_path: Path, settings: dict[str, Any]):
     release(Home(tmp_path), small_model())
@@ -160,6 +181,13 @@ def test_a_model_that_is_not_compiled_is_not_taken(tmp_path: Path):
     release(Home(tmp_path), small_model(compiled=False))
     with AppUnderTest(Home(tmp_path)) as app:
         assert not app.app.at_once.takes(TARGET)
+
+
+class Refusing(Failing):
+    """A scorer that takes no value."""
+
+    def score_rows(self, rows: Any) -> Any:
+        raise ScorerError("feature 'temp' is too large")
 
 
 class Turn:
@@ -214,8 +242,8 @@ def test_of_very_many_the_first_need_not_wait_for_the_last(app: AppUnderTest):
 
 @pytest.mark.parametrize("error", [LogError("the disk is full"), RuntimeError("a fault")])
 def test_what_could_not_be_logged_is_not_given(app: AppUnderTest, error: Exception):
-    def full(records: Sequence[Record]) -> None:
-        raise error if records[0].status == 200 else LogError("the disk is full")  # type: ignore[union-attr]
+    def full(_records: Sequence[Record]) -> None:
+        raise error
 
     before = _requests("503")
     turn = Turn(app, full)
@@ -224,6 +252,23 @@ def test_what_could_not_be_logged_is_not_given(app: AppUnderTest, error: Excepti
     assert turn.happened[-2:] == [(0, 503, "1"), (1, 503, "1")]
     assert app.predictions() == []
     assert _requests("503") == before + 2
+
+
+def test_who_cannot_be_told_keeps_nobody_else_from_an_answer(app: AppUnderTest):
+    class Gone:
+        def reply(self, status: int, body: bytes, headers: Any) -> None:
+            raise RuntimeError("the handler is closed")
+
+    told = Told()
+
+    async def go() -> None:
+        app.app.at_once.takes(TARGET)
+        for caller in (Gone(), told):
+            app.app.at_once.take(caller, TARGET, [], msgspec.json.encode({"features": FEATURES}))
+        app.app.at_once.end_turn()
+
+    app.run(go())
+    assert [one.status_code for one in told.replies] == [200]
 
 
 def test_what_is_turned_away_is_told_counted_and_not_logged(app: AppUnderTest, monkeypatch: pytest.MonkeyPatch):

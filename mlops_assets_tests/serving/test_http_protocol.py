@@ -273,6 +273,28 @@ def test_a_head_is_as_uvicorn_would_write_it(monkeypatch: pytest.MonkeyPatch):
     assert names[0] - {b"content-type"} == names[1] == {b"date", b"server", b"content-length"}
 
 
+def test_what_is_no_http_is_told_after_those_before_it(monkeypatch: pytest.MonkeyPatch):
+    async def ask(served: Served) -> tuple[bytes, bytes]:
+        served.writer.write(post(b"1") + b"no http\r\n\r\n")
+        _, body = await served.reply()
+        return body, await served.reader.read()
+
+    body, rest = served(monkeypatch, ask, Echo())
+    assert body == b"short 1"
+    assert rest.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_request_that_takes_long_is_not_cut_off_as_idle(monkeypatch: pytest.MonkeyPatch):
+    async def ask(served: Served) -> list[bytes]:
+        whole = post(b"slow", b"/other")
+        served.writer.write(post(b"1") + whole[:-1])
+        await asyncio.sleep(0.3)
+        served.writer.write(whole[-1:])
+        return await served.replies(2)
+
+    assert served(monkeypatch, ask, Echo(), timeout_keep_alive=0.1) == [b"short 1", b"long slow"]
+
+
 def test_who_is_turned_away_for_good_is_told_and_let_go(monkeypatch: pytest.MonkeyPatch):
     async def ask(served: Served) -> tuple[bytes, bytes]:
         served.writer.write(post(b"turned away"))
