@@ -125,3 +125,14 @@ def test_the_process_answers_until_no_more_is_asked_or_nobody_asks_for_long(monk
     error = msgspec.msgpack.decode(reply, type=Answer)
     assert error.raised == "CannotExplain"
     assert error.message.startswith("background.json: ")
+
+
+def test_of_two_frames_that_come_together_the_second_is_seen():
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as answers, os.fdopen(writing, "wb") as written:
+        explain_process._write(written, b"")
+        explain_process._write(written, b"the answer")
+        assert explain_process._read(answers) == b""
+        assert explain_process._is_readable(answers, 0)
+        assert explain_process._read(answers) == b"the answer"
+        assert not explain_process._is_readable(answers, 0)
