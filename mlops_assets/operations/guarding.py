@@ -12,6 +12,7 @@ from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.carry_out import Carrier, NoRuns
 from mlops_assets.operations.guard import watch_release
 from mlops_assets.operations.look import newest_judged
+from mlops_assets.operations.mending import Mending
 from mlops_assets.operations.stores import Stores
 
 
@@ -28,15 +29,19 @@ def guard_release(spec: ModelSpec, stores: Stores, clock: Callable[[], datetime]
     return reason
 
 
-def replace_lost(spec: ModelSpec, stores: Stores, why: str, clock: Callable[[], datetime], actor: str) -> None:
+def replace_lost(spec: ModelSpec, stores: Stores, lost: Mending, clock: Callable[[], datetime], actor: str) -> None:
     """Go back from a champion that a worker cannot load and of which no copy is whole: it goes with the last process that has it.
 
-    A version on trial is not held to be at fault: its trial ends, and it may be tried again.
+    Nothing is done where another release has followed since. A version on trial is not held to be at fault: its trial ends, and
+    it may be tried again.
     """
     plan = stores.releases.current(spec.name)
     if plan is None or plan.fallen_back or plan.retired is not None:
         return
-    _act(spec, stores, BadRelease(plan.release, plan.champion.version, clock(), why), clock, actor)
+    # Looking for copies takes seconds, in which a person may have put another version into service.
+    if plan.release != lost.release:
+        return
+    _act(spec, stores, BadRelease(lost.release, lost.version, clock(), lost.told), clock, actor)
 
 
 def _act(spec: ModelSpec, stores: Stores, bad: BadRelease, clock: Callable[[], datetime], actor: str) -> None:

@@ -16,10 +16,14 @@ from mlops_assets.stores.bundles import BundleError
 
 
 class Mending(NamedTuple):
-    """What was done about a champion's bundle, in a line; or that it is lost: no copy is whole, and none is out of reach."""
+    """What was done about the bundle of a release's champion, in a line; or that it is lost: no copy is whole, and none is out of
+    reach.
+    """
 
     told: str
     is_lost: bool
+    release: int
+    version: int
 
 
 def mend_champion(spec: ModelSpec, stores: Stores, now: datetime) -> Mending | None:
@@ -36,15 +40,16 @@ def mend_champion(spec: ModelSpec, stores: Stores, now: datetime) -> Mending | N
     live = stores.workers.live(now, HEARTBEAT_MAX_AGE)
     if plan is None or not any(spec.name in worker.errors for worker in live):
         return None
+    release, version = plan.release, plan.champion.version
     try:
         stores.bundles.get(plan.champion.bundle)
     except BundleError as damage:
         try:
             whole_bundle(stores, spec.name, plan.champion)
         except BundleError as error:
-            told = f"version {plan.champion.version} cannot be loaded, and no copy of its bundle is whole: {error}"
-            return Mending(told, is_lost=_can_ask_registry(spec, stores))
-        return Mending(f"the bundle of version {plan.champion.version} was put back: {damage}", is_lost=False)
+            told = f"version {version} cannot be loaded, and no copy of its bundle is whole: {error}"
+            return Mending(told, _can_ask_registry(spec, stores), release, version)
+        return Mending(f"the bundle of version {version} was put back: {damage}", False, release, version)
     return None
 
 

@@ -30,7 +30,7 @@ def guard_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         if mended is not None:
             context.log.warning(mended.told)
             if mended.is_lost:
-                replace_lost(spec, opened, mended.told, _now, actor)
+                replace_lost(spec, opened, mended, _now, actor)
         found = guard_release(spec, opened, _now, actor)
         return dg.SkipReason(found or (mended and mended.told) or "no fresh release fails")
 

@@ -58,6 +58,7 @@ def test_a_bundle_of_which_no_copy_is_whole_is_told(tmp_path: Path):
     told = mend_champion(SPEC, stores, datetime.now(UTC))
     assert told is not None
     assert told.is_lost
+    assert (told.release, told.version) == (plan.release, 1)
     assert "no copy of its bundle is whole" in told.told
 
 

@@ -13,6 +13,7 @@ from mlops_assets.core.rollout import Entrant, Origin, Release, trial
 from mlops_assets.core.service_counts import ServiceCounts
 from mlops_assets.operations import confirm, guarding
 from mlops_assets.operations.guard import GuardFinding
+from mlops_assets.operations.mending import Mending
 from mlops_assets.sensors.guard import guard_sensor
 from mlops_assets.stores.workers import WorkerState
 from mlops_assets_tests.sensors.patient import Patient, PatientResource
@@ -106,3 +107,11 @@ def test_a_champion_that_is_lost_everywhere_is_gone_back_from_and_its_challenger
     assert spared.decision("roll back").outcome == "done"
     tick(spared)
     assert len(spared.plans) == newest.release
+
+
+def test_who_has_taken_the_place_of_a_lost_champion_meanwhile_stays(patient: Patient):
+    """Copies of version 2 were looked for while a person released version 3, and it was version 3 that was withdrawn."""
+    lost = Mending("version 2 cannot be loaded", True, patient.plans[-1].release, 2)
+    patient.release(3, "user:test")
+    guarding.replace_lost(patient.spec, patient.stores, lost, lambda: datetime.now(UTC), "sensor:delay_guard")
+    assert (patient.champion, patient.plans[-1].withdrawn, patient.record.decisions) == (3, (), ())
