@@ -6,12 +6,10 @@ A worker answers 503 for the model until then, and tries again by itself. Findin
 from datetime import datetime
 from typing import NamedTuple
 
-from mlflow.exceptions import MlflowException
-
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE
-from mlops_assets.operations.whole_bundles import whole_bundle
+from mlops_assets.operations.whole_bundles import OutOfReach, whole_bundle
 from mlops_assets.stores.bundles import BundleError
 
 
@@ -48,15 +46,6 @@ def mend_champion(spec: ModelSpec, stores: Stores, now: datetime) -> Mending | N
             whole_bundle(stores, spec.name, plan.champion)
         except BundleError as error:
             told = f"version {version} cannot be loaded, and no copy of its bundle is whole: {error}"
-            return Mending(told, _can_ask_registry(spec, stores), release, version)
+            return Mending(told, not isinstance(error, OutOfReach), release, version)
         return Mending(f"the bundle of version {version} was put back: {damage}", False, release, version)
     return None
-
-
-def _can_ask_registry(spec: ModelSpec, stores: Stores) -> bool:
-    """What may yet be fetched when the registry is back is not lost."""
-    try:
-        stores.registry.versions(spec.name)
-    except MlflowException:
-        return False
-    return True

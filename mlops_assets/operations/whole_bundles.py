@@ -12,6 +12,10 @@ from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.bundles import Bundle, BundleError
 
 
+class OutOfReach(BundleError):
+    """No copy of a bundle was whole, and not every place could be asked: it may yet be had."""
+
+
 class ProvenBundle:
     """A bundle of which every byte and every golden answer has been checked, in this process."""
 
@@ -60,6 +64,8 @@ def whole_bundle(stores: Stores, model: str, release: Release) -> Bundle:
 
     Raises
     ------
+    OutOfReach
+        When no copy of it is whole, and there may be one where nobody could be asked.
     BundleError
         When no copy of it is whole, saying what was found in each place.
     """
@@ -67,19 +73,24 @@ def whole_bundle(stores: Stores, model: str, release: Release) -> Bundle:
         return stores.bundles.get(release.bundle)
     except BundleError as error:
         found = [str(error)]
+    unasked: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
-        for copy in _copies(stores, model, release, Path(folder), found):
+        for copy in _copies(stores, model, release, Path(folder), found, unasked):
             try:
                 if stores.bundles.add_folder(copy) == release.bundle:
                     return stores.bundles.get(release.bundle)
                 found.append(f"{copy} holds another bundle")
             except BundleError as error:
                 found.append(str(error))
+    if unasked:
+        raise OutOfReach("; ".join((*found, *unasked)))
     raise BundleError("; ".join(found))
 
 
-def _copies(stores: Stores, model: str, release: Release, folder: Path, found: list[str]) -> Iterator[Path]:
-    """Folders with a copy, the nearest first; what was looked for in vain is added to `found`."""
+def _copies(
+    stores: Stores, model: str, release: Release, folder: Path, found: list[str], unasked: list[str]
+) -> Iterator[Path]:
+    """Folders with a copy, the nearest first; what was looked for in vain is added to `found`, who is out of reach to `unasked`."""
     # None of them is needed where the store has the bundle.
     from mlflow.exceptions import MlflowException
 
@@ -90,7 +101,7 @@ def _copies(stores: Stores, model: str, release: Release, folder: Path, found: l
     try:
         versions = {facts.version: facts for facts in stores.registry.versions(model)}
     except MlflowException as error:
-        found.append(f"MLflow is out of reach: {error}")
+        unasked.append(f"MLflow is out of reach: {error}")
         return
     if release.version not in versions:
         found.append(f"MLflow has no version {release.version} of {model}")
@@ -99,3 +110,5 @@ def _copies(stores: Stores, model: str, release: Release, folder: Path, found: l
         yield stores.registry.fetch_folder(versions[release.version].run_id, f"bundles/{name}", folder)
     except FileNotFoundError as error:
         found.append(str(error))
+    except OSError as error:
+        unasked.append(str(error))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
@@ -16,6 +16,7 @@ import msgspec
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sklearn.pipeline import Pipeline
 
 _ALIASED = "aliased."
@@ -175,15 +176,33 @@ class Registry:
         Raises
         ------
         FileNotFoundError
-            When the run has no such folder, or it is out of reach.
+            When the run has no such folder.
+        OSError
+            When it cannot be read or written, or it cannot be told whether it is there.
         """
-        try:
-            found = Path(self.client.download_artifacts(run_id, logged, str(to)))
-        except (MlflowException, OSError) as error:
-            raise FileNotFoundError(f"run {run_id} has no {logged} that can be read: {error}") from error
-        if not found.is_dir():
+        if not self._has(run_id, logged):
             raise FileNotFoundError(f"run {run_id} has no folder {logged}")
-        return found
+        try:
+            return Path(self.client.download_artifacts(run_id, logged, str(to)))
+        except (MlflowException, OSError) as error:
+            raise OSError(f"{logged} of run {run_id} cannot be fetched: {error}") from error
+
+    def _has(self, run_id: str, logged: str) -> bool:
+        """Whether a folder was logged to a run. Of one that has nothing at all that is not said: its files may be out of reach."""
+        try:
+            # Not the client's list: that names the run's models too, by the database, whether or not a file of them is there.
+            repository = get_artifact_repository(
+                str(self.client.get_run(run_id).info.artifact_uri), tracking_uri=self.tracking_uri
+            )
+            above = str(PurePosixPath(logged).parent)
+            if any(one.path == logged and one.is_dir for one in repository.list_artifacts(above)):
+                return True
+            has_others = bool(repository.list_artifacts(None))
+        except MlflowException as error:
+            raise OSError(f"it cannot be told whether run {run_id} has {logged}: {error}") from error
+        if not has_others:
+            raise OSError(f"no file of run {run_id} is to be found: is the folder of the artifacts in reach?")
+        return False
 
     def log_metrics(self, run_id: str, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():

@@ -12,6 +12,7 @@ from mlops_assets.core.rollout import ReleasePlan
 from mlops_assets.operations.bento import bento_path
 from mlops_assets.operations.mending import mend_champion
 from mlops_assets.operations.stores import Stores
+from mlops_assets.stores.registry import VersionFacts
 from mlops_assets.stores.workers import WorkerState
 from mlops_assets_tests.operations.rollback_examples import registry_of, released, stores_in
 from mlops_assets_tests.serving.factory import corrupt, small_spec
@@ -74,3 +75,35 @@ def test_one_that_may_yet_be_fetched_is_not_lost(tmp_path: Path, monkeypatch: py
     assert told is not None
     assert not told.is_lost
     assert "MLflow is out of reach" in told.told
+
+
+def test_a_registry_that_comes_back_a_moment_later_has_not_been_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stores, plan = served(tmp_path, {"delay": "BundleError: damaged"})
+    corrupt(stores.home, plan.champion.bundle)
+    registry, asked = registry_of(stores), []
+    known = registry.versions
+
+    def versions(model: str) -> tuple[VersionFacts, ...]:
+        asked.append(model)
+        if len(asked) == 1:
+            raise MlflowException("connection refused")
+        return known(model)
+
+    monkeypatch.setattr(registry, "versions", versions)
+    told = mend_champion(SPEC, stores, datetime.now(UTC))
+    assert told is not None
+    assert not told.is_lost
+
+
+def test_nor_is_one_lost_whose_files_cannot_be_fetched_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stores, plan = served(tmp_path, {"delay": "BundleError: damaged"})
+    corrupt(stores.home, plan.champion.bundle)
+
+    def fetch(run_id: str, logged: str, to: Path) -> Path:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(registry_of(stores), "fetch_folder", fetch)
+    told = mend_champion(SPEC, stores, datetime.now(UTC))
+    assert told is not None
+    assert not told.is_lost
+    assert "no space left on device" in told.told
