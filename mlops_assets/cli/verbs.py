@@ -1,5 +1,6 @@
 """What an operator types to have something done to a model, or to allow and forbid it. Operations do the work."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PROJECT = Path(mlops_assets.__file__).parent.parent
 out = Console(highlight=False, soft_wrap=True)
+
+logger = logging.getLogger(__name__)
 
 _Model = Annotated[str, typer.Argument(help="name of a model")]
 _Decision = Annotated[str, typer.Argument(help="id of a decision, or enough of its beginning")]
@@ -146,24 +149,36 @@ def _begin_rollback(model: str, reason: str, to: int | None) -> str | None:
     str or None
         Id of the decision; None where the plan is not out, for whatever reason: the long way sees to it, or says why not.
     """
-    from mlops_assets.operations.plan_changes import ChangeFailed, ChangeRefused
     from mlops_assets.operations.rollback import begin_roll_back
     from mlops_assets.operations.terms import read_terms
     from mlops_assets.stores.ids import new_id
 
-    terms, decision = read_terms(model), new_id("d")
+    terms, decision, stores = read_terms(model), new_id("d"), _stores()
     if terms is None:
         return None
     now = datetime.now(UTC)
     try:
-        published = begin_roll_back(terms, _stores(), to, reason=reason, decided_by=_user(), now=now, origin=decision)
-    except (ChangeRefused, ChangeFailed, OSError):
+        published = begin_roll_back(terms, stores, to, reason=reason, decided_by=_user(), now=now, origin=decision)
+        plan = published.plan if published.is_new else None
+    except Exception:
+        # Whatever it is, the long way decides first and then meets it again: no fault of the quick one is the last word.
+        logger.debug("%s: the quick way back of %s has failed", model, decision, exc_info=True)
+        return decision if _may_be_out(stores, model, decision) else None
+    if plan is None:
         return None
-    if not published.is_new:
-        return None
-    plan = published.plan
     out.print(f"version {plan.champion.version} of {model} is put back by release {plan.release}; it is being proven")
     return decision
+
+
+def _may_be_out(stores: "Stores", model: str, decision: str) -> bool:
+    """Has the plan of a decision been published, although its publication has failed? True as well where that cannot be read."""
+    from mlops_assets.stores.releases import ReleaseDamaged
+
+    try:
+        return any(plan.rollout == decision for plan in stores.releases.history(model))
+    except (OSError, ReleaseDamaged):
+        # Under the same decision the long way does no more than what is left; under another it would go back once more.
+        return True
 
 
 def _answer(decision: str, reason: str, *, yes: bool) -> None:
@@ -188,10 +203,11 @@ def _told() -> Iterator[None]:
     from mlops_assets.operations.plan_changes import ChangeFailed, ChangeRefused
     from mlops_assets.stores.database import LedgerUnavailable
     from mlops_assets.stores.ledger_chain import LedgerDamaged
+    from mlops_assets.stores.releases import ReleaseDamaged
 
     try:
         yield
-    except (NotPossible, ChangeRefused, ChangeFailed, LedgerUnavailable, LedgerDamaged) as error:
+    except (NotPossible, ChangeRefused, ChangeFailed, LedgerUnavailable, LedgerDamaged, ReleaseDamaged) as error:
         _stop(error)
 
 

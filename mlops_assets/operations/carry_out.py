@@ -6,7 +6,7 @@ a change of the release plan goes by the id of its decision, and a training by t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from mlops_assets.core.carrying import (
@@ -24,7 +24,7 @@ from mlops_assets.core.carrying import (
 )
 from mlops_assets.core.ledger import Decided, Decision, Entry, Record, Released, Started
 from mlops_assets.core.response import policy_of
-from mlops_assets.core.rollout import ReleasePlan, outcome_of
+from mlops_assets.core.rollout import ReleasePlan, former_champions, outcome_of
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.trials.facts import Trial
 from mlops_assets.operations.decided_change import change_as_decided
@@ -35,6 +35,11 @@ from mlops_assets.stores.files import locked, make_folder
 
 DECISION_TAG, ATTEMPT_TAG = "mlops_assets/decision", "mlops_assets/attempt"
 TRIGGER_TAG, INCIDENTS_TAG = "mlops_assets/trigger", "mlops_assets/incidents"
+
+# The command that has published a way back writes it down itself, when it has imported what its proof needs: some seconds.
+TAKE_UP_AFTER = timedelta(minutes=1)
+
+Plans = tuple[ReleasePlan, ...]
 
 
 class Runs(Protocol):
@@ -170,16 +175,15 @@ class Carrier:
 
     def _take_up(self) -> None:
         """Write down a way back whose plan a person has published without coming to write it down; then it is carried out."""
-        plan, record = self._stores.releases.current(self._spec.name), self.record
-        if plan is None or not (plan.decided_by.startswith("user:") and plan.rollout.startswith("d-")):
-            return
-        if any(one.id == plan.rollout for one in record.decisions):
-            return
-        details = {"version": str(plan.champion.version)}
-        decided = Decided("roll back", "auto", plan.reason, None, harmful(record), (), details, policy_of(self._spec))
-        now, key = newest_judged(self._spec, self._stores)[1], decided_once(plan.rollout)
-        entry = Entry(self._spec.name, plan.rollout, decided, plan.decided_by, self._clock(), now, key)
-        self._stores.ledger.record(entry)
+        record, at = self.record, self._clock()
+        fresh, history = _not_noted(self._spec, self._stores, record)
+        for plan in fresh:
+            if not _is_unwritten(record, plan) or at - plan.decided_at <= TAKE_UP_AFTER:
+                continue
+            details, policy = _as_asked(history[: plan.release]), policy_of(self._spec)
+            decided = Decided("roll back", "auto", plan.reason, None, harmful(record), (), details, policy)
+            now, key = newest_judged(self._spec, self._stores)[1], decided_once(plan.rollout)
+            self._stores.ledger.record(Entry(self._spec.name, plan.rollout, decided, plan.decided_by, at, now, key))
 
     def _next(self, record: Record, one: Decision) -> Begin | Note | Settle | Wait:
         runs = self._runs.of(one.id) if one.what.action == "retrain" and not one.is_final else ()
@@ -255,12 +259,12 @@ def decided_once(decision: str) -> str:
 def _note_releases(
     spec: ModelSpec, stores: Stores, actor: str, clock: Callable[[], datetime], runs: Runs
 ) -> tuple[Released, ...]:
-    current, record = stores.releases.current(spec.name), stores.ledger.of(spec.name)
-    noted = max((one.released.release for one in record.releases), default=0)
-    if current is None or current.release <= noted:
-        return ()
-    history, new = stores.releases.history(spec.name), []
-    for plan in history[noted:]:
+    record = stores.ledger.of(spec.name)
+    fresh, history = _not_noted(spec, stores, record)
+    new = []
+    for plan in fresh:
+        if _is_unwritten(record, plan):
+            break  # what is noted is not looked at again: first comes the decision, of the command or of who takes it up
         before = history[plan.release - 2] if plan.release > 1 else None
         if before is not None and plan.champion.version == before.champion.version and not _returns(before, plan):
             continue
@@ -282,6 +286,29 @@ def _note_releases(
         if stores.ledger.record(Entry(spec.name, spec.name, released, actor, clock(), now, key)):
             new.append(released)
     return tuple(new)
+
+
+def _not_noted(spec: ModelSpec, stores: Stores, record: Record) -> tuple[Plans, Plans]:
+    """The plans since the last release that is written down, and all of them, oldest first; nothing where there are none since."""
+    noted = max((one.released.release for one in record.releases), default=0)
+    current = stores.releases.current(spec.name)
+    if current is None or current.release <= noted:
+        return (), ()
+    history = stores.releases.history(spec.name)
+    return history[noted:], history
+
+
+def _is_unwritten(record: Record, plan: ReleasePlan) -> bool:
+    """Is this a way back that a person has published, and that nobody has written down yet? Other changes have other ids."""
+    by_hand = plan.decided_by.startswith("user:") and plan.rollout.startswith("d-")
+    return by_hand and all(one.id != plan.rollout for one in record.decisions)
+
+
+def _as_asked(history: Plans) -> dict[str, str]:
+    """The version that the last of these plans was asked for, as far as it tells: none where it is the last good one anyway."""
+    plan, before = history[-1], history[:-1]
+    good = (before[-1].last_good if before else None) or next(iter(former_champions(before)), None)
+    return {} if plan.champion == good else {"version": str(plan.champion.version)}
 
 
 def _returns(before: ReleasePlan, plan: ReleasePlan) -> bool:

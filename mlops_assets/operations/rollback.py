@@ -26,7 +26,15 @@ from mlops_assets.core.rollout import (
     rollback,
 )
 from mlops_assets.core.scoring.degraded import CannotDegrade, constant_output, require_maskable
-from mlops_assets.operations.plan_changes import Changed, ChangeRefused, History, Published, carry_out, publish
+from mlops_assets.operations.plan_changes import (
+    Changed,
+    ChangeFailed,
+    ChangeRefused,
+    History,
+    Published,
+    carry_out,
+    publish,
+)
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.terms import Terms
 from mlops_assets.operations.whole_bundles import ProvenBundle, prove
@@ -91,15 +99,25 @@ def begin_roll_back(
     """The part of `roll_back` that callers wait for: proves the way back and publishes the plan, which workers then go by.
 
     To be followed by `roll_back` with the same origin, which finds the plan and does the rest. Nothing that takes long is
-    imported for it where the way back is in the plans, and its bundle in the store.
+    imported for it where its bundle is in the store.
 
     Raises
     ------
     RollbackRefused, ChangeFailed
-        As `roll_back`, and nothing has moved.
+        As `roll_back`, and nothing has moved. Refused as well is a version that has never served: the registry would have to be
+        asked for it, which takes longer than to decide first.
     """
+
+    def step(history: History) -> ReleasePlan | None:
+        if to_version is not None and all(plan.champion.version != to_version for plan in history):
+            raise RollbackRefused(
+                f"model {terms.model!r}: version {to_version} has never served; decide first, then go back"
+            )
+        return way_back(history)
+
     made_by = _make_origin(origin, reason, decided_by, now)
-    return publish(terms.model, terms.limits, stores, made_by, _way_back(terms, stores, made_by, to_version))
+    way_back = _way_back(terms, stores, made_by, to_version)
+    return publish(terms.model, terms.limits, stores, made_by, step)
 
 
 def _way_back(
@@ -302,7 +320,16 @@ def _release_of(terms: Terms, stores: Stores, history: History, version: int) ->
     served = {plan.champion.version: plan.champion for plan in history}
     if version in served:
         return served[version]
-    registered = {facts.version: facts for facts in stores.registry.versions(terms.model)}
+    # Takes seconds, as the registry does: no version that has served needs either.
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registered = {facts.version: facts for facts in stores.registry.versions(terms.model)}
+    except MlflowException as error:
+        raise ChangeFailed(
+            f"model {terms.model!r}: version {version} has never served, and the registry that knows it is out of reach ({error}); "
+            "try again"
+        ) from error
     if version not in registered:
         known = ", ".join(map(str, registered)) or "none"
         raise RollbackRefused(f"model {terms.model!r} has no version {version}; registered are {known}")

@@ -2,25 +2,29 @@
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import dagster as dg
 import pytest
 import typer
 import yaml
 from click.testing import Result
+from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
 
 from mlops_assets.cli import verbs
 from mlops_assets.cli.verbs import add_verbs
 from mlops_assets.core.ledger import Decided, Decision, Frozen
-from mlops_assets.operations import models, terms
+from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.operations import carry_out, models, terms
 from mlops_assets.operations.models import COMPONENT
 from mlops_assets.operations.terms import Terms
 from mlops_assets.stores.database import LedgerUnavailable
-from mlops_assets.stores.releases import ReleaseStore
+from mlops_assets.stores.releases import ReleaseDamaged, ReleaseStore
 from mlops_assets_tests.operations.rollback_examples import released, stores_in
-from mlops_assets_tests.sensors.patient import Patient, better, only
+from mlops_assets_tests.sensors.patient import Patient, Untracked, better, only
 from mlops_assets_tests.serving.factory import small_spec
 
 app = typer.Typer()
@@ -82,6 +86,10 @@ def test_a_rollback_whose_record_is_out_of_reach_serves_and_is_written_down_by_t
     assert (patient.champion, patient.record.decisions) == (1, ())
     patient.judge(1)
     patient.live()
+    assert not ways_back(patient), "the command may still be about to write it down"
+    assert [one.released.release for one in patient.record.releases] == [1, 2]
+    monkeypatch.setattr(carry_out, "TAKE_UP_AFTER", timedelta(0))
+    patient.live()
     decision = patient.decision("roll back")
     assert (decision.id, decision.actor) == (patient.plans[-1].rollout, "user:ann")
     assert (decision.what.reason, decision.outcome, decision.attempts) == ("because", "done", 1)
@@ -100,11 +108,82 @@ def test_a_rollback_that_the_sensor_has_written_down_first_is_decided_once(
         patient.live()
         return hand(model)
 
+    monkeypatch.setattr(carry_out, "TAKE_UP_AFTER", timedelta(0))
     monkeypatch.setattr(verbs, "_hand", late)
     result = said("rollback", "delay")
     assert result.exit_code == 0, result.output
-    assert "roll back (version 1): done" in result.output
+    assert "roll back: done" in result.output
     assert (len(patient.plans), len(ways_back(patient)), patient.champion) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(("words", "details"), [((), {}), (("--to", "1"), {"version": "1"})])
+def test_a_rollback_that_died_is_written_down_as_asked_also_when_others_have_followed(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], details: dict[str, str]
+):
+    def dies(model: str) -> NoReturn:
+        raise LedgerUnavailable("it is locked")
+
+    patient.release(3, "user:test")
+    patient.judge(1)
+    patient.live()
+    with monkeypatch.context() as dying:
+        dying.setattr(verbs, "_hand", dies)
+        assert said("rollback", "delay", *words).exit_code == 1
+    assert said("retire", "delay").exit_code == 0
+    assert said("recover", "delay").exit_code == 0
+    monkeypatch.setattr(carry_out, "TAKE_UP_AFTER", timedelta(0))
+    patient.live()
+    decision = patient.decision("roll back")
+    assert (decision.id, decision.actor, decision.outcome) == (patient.plans[3].rollout, "user:ann", "done")
+    assert decision.what.details == details
+    assert [one.released.release for one in patient.record.releases] == [1, 2, 3, 4, 6]
+    assert len(patient.plans) == 6
+
+
+def test_a_rollback_whose_publication_fails_when_the_plan_is_out_goes_back_once(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    """The long way went back once more, from the version that had just been put back."""
+    patient.release(3, "user:test")
+    publish = ReleaseStore.publish
+
+    def fails(store: ReleaseStore, plan: ReleasePlan) -> None:
+        publish(store, plan)
+        raise OSError("the folder cannot be synced")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(ReleaseStore, "publish", fails)
+        result = said("rollback", "delay")
+    assert result.exit_code == 0, result.output
+    assert (patient.champion, len(patient.plans), patient.plans[-1].withdrawn) == (2, 4, (3,))
+    assert patient.decision("roll back").id == patient.plans[-1].rollout
+
+
+def test_a_rollback_to_what_never_served_is_on_record_while_the_registry_is_out_of_reach(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    def unreachable(registry: Untracked, model: str) -> NoReturn:
+        assert ways_back(patient), "the registry was asked before anything was decided"
+        raise MlflowException("connection refused")
+
+    with monkeypatch.context() as lost:
+        lost.setattr(Untracked, "versions", unreachable)
+        result = said("rollback", "delay", "--to", "7")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), "no traceback"
+    assert "the registry that knows it is out of reach (connection refused); try again" in result.output
+    assert patient.decision("roll back").outcome == "failed"
+
+
+def test_a_rollback_whose_plans_are_damaged_says_so(patient: Patient, monkeypatch: pytest.MonkeyPatch):
+    def damaged(store: ReleaseStore, model: str) -> NoReturn:
+        raise ReleaseDamaged("a plan is missing: restore it from a backup")
+
+    monkeypatch.setattr(ReleaseStore, "history", damaged)
+    result = said("rollback", "delay")
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+    assert "restore it from a backup" in result.output
+    assert patient.decision("roll back").outcome is None
 
 
 def test_the_way_back_is_published_before_anything_heavy_is_imported(tmp_path: Path):
