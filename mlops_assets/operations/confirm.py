@@ -65,6 +65,15 @@ def confirm(spec: ModelSpec, stores: Stores, plan: ReleasePlan) -> tuple[int, Sm
     return workers, replace(smoke, why="; ".join((smoke.why, *missing))) if missing else smoke
 
 
+def answer_alike(one: ReleasePlan, other: ReleasePlan) -> bool:
+    """Is the same answered under both, a challenger's share aside?"""
+    return _answer_of(one) == _answer_of(other)
+
+
+def _answer_of(plan: ReleasePlan) -> tuple[object, ...]:
+    return plan.champion, plan.masked, plan.fallen_back, plan.fallback_value, plan.retired
+
+
 def _wait(stores: Stores, plan: ReleasePlan, until: float) -> int:
     """Until every live worker has the plan; how many there are."""
     while True:
@@ -106,12 +115,7 @@ def _answers_change(stores: Stores, plan: ReleasePlan) -> bool:
     """Does anybody but a challenger's share get another answer under this plan than under the one before?"""
     if not plan.previous:
         return True
-    before = stores.releases.get(plan.model, plan.previous)
-    return _answer_of(before) != _answer_of(plan)
-
-
-def _answer_of(plan: ReleasePlan) -> tuple[object, ...]:
-    return plan.champion, plan.masked, plan.fallen_back, plan.fallback_value, plan.retired
+    return not answer_alike(stores.releases.get(plan.model, plan.previous), plan)
 
 
 def _require_challenger(stores: Stores, plan: ReleasePlan) -> None:

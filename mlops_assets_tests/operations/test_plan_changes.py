@@ -1,19 +1,30 @@
 """Each change of who answers: made once whatever stops it or gets ahead of it, and taken back where workers refuse it."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from mlops_assets.core.rollout import ReleasePlan
+from mlops_assets.core.rollout import Origin, ReleasePlan, trial
 from mlops_assets.operations import confirm
 from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused
-from mlops_assets.operations.rollback import RollbackRefused, fall_back, force_release, mask, recover, retire, roll_back
+from mlops_assets.operations.rollback import (
+    RollbackRefused,
+    begin_roll_back,
+    fall_back,
+    force_release,
+    mask,
+    recover,
+    retire,
+    roll_back,
+)
 from mlops_assets.operations.smoke import SmokeTest
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import NotLive, RefusedByWorker
+from mlops_assets.operations.terms import Terms
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.releases import ReleaseStore
 from mlops_assets_tests.operations.rollback_examples import (
@@ -266,3 +277,37 @@ class TestMeanwhile:
         monkeypatch.setattr(ReleaseStore, "publish", first_a_mask)
         changed = back(stores, origin="d-1")
         assert (changed.plan.release, changed.plan.champion.version, changed.plan.masked) == (5, 2, ("temp",))
+
+    @pytest.fixture
+    def followed(self, stores: Stores) -> Stores:
+        """The way back is published, and a version is put on trial before anybody has proven it."""
+        begin_roll_back(Terms.of(SPEC), stores, None, **WHY, origin="d-1")
+        origin = Origin("r-trial", "the gates passed", "user:tests", datetime.now(UTC))
+        challenger = bundled(stores, small_model(version=4))
+        stores.releases.publish(trial(current(stores), challenger, "canary", 0.1, origin, "pepper"))
+        return stores
+
+    def test_what_is_followed_by_a_plan_that_answers_the_same_is_proven_by_that(self, followed: Stores):
+        changed = back(followed, origin="d-1")
+        assert (changed.plan.release, changed.superseded_by, changed.smoke.passed) == (4, 5, True)
+        assert "no service runs" in changed.smoke.why
+        assert registry_of(followed).aliased("delay", "champion") == 2
+
+    def test_it_does_not_count_as_done_where_workers_refuse_that(
+        self, followed: Stores, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Workers went on answering from the withdrawn version, and the ledger said that it harmed no longer."""
+
+        def refuse(home: Home, model: str, release: int, timeout: float) -> int:
+            raise RefusedByWorker(f"worker w refuses release {release}: no memory")
+
+        monkeypatch.setattr(confirm, "wait_until_live", refuse)
+        hasty = small_spec(release={"confirm_timeout": timedelta(seconds=0.1)})
+        with pytest.raises(ChangeFailed, match=r"release 5, which has followed .* worker w refuses release 5"):
+            back(followed, spec=hasty, origin="d-1")
+        assert current(followed).release == 5, "it is somebody else's, and stays"
+
+    def test_nor_where_the_service_answers_otherwise(self, followed: Stores, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(confirm, "smoke_test", lambda stores, plan: SmokeTest(False, "golden rows differ"))
+        with pytest.raises(ChangeFailed, match="is not proven: golden rows differ"):
+            back(followed, origin="d-1")
