@@ -234,7 +234,8 @@ def wait_until_live(home: Home, model: str, release: int, timeout: float = 30.0)
         if not behind:
             return len(live)
         for worker in behind:
-            # What a worker still says of an earlier release tells nothing of this one.
+            # What a worker still says of an earlier release, or of a plan that it could not read (0), tells nothing of this one.
+            # Older workers give no number at all.
             if model in worker.errors and worker.refused.get(model, release) >= release:
                 raise RefusedByWorker(
                     f"worker {worker.worker} refuses release {release} of {model} and stays on release "

@@ -28,6 +28,7 @@ from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVers
 logger = logging.getLogger("bentoml.mlops_assets.loader")
 
 HEARTBEAT_SECONDS = 1.0
+_UNREAD = 0  # in place of the number of a release whose plan could not be read: it says nothing of any release
 
 
 class ReleaseSource:
@@ -191,8 +192,10 @@ class ReleaseLoader:
             if live is not former:
                 self._tell(live, former)
             models[model] = live
-        self._refused = {model: numbers[model] for model in errors if model in numbers}
-        self._state.snapshot = Snapshot(models, errors, retired)
+        # An error is never reported with another's number.
+        with self._reporting:
+            self._refused = {model: numbers.get(model, _UNREAD) for model in errors}
+            self._state.snapshot = Snapshot(models, errors, retired)
 
     def _meanwhile(self, models: Mapping[str, LiveModel], plan: ReleasePlan) -> Snapshot:
         """The current snapshot with these models, one of which has a new plan."""

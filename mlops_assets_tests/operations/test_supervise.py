@@ -18,6 +18,7 @@ from mlops_assets.core.rollout import Release
 from mlops_assets.operations.supervise import (
     HEARTBEAT_MAX_AGE,
     NotLive,
+    RefusedByWorker,
     ServiceFailed,
     ServiceOptions,
     free_port,
@@ -81,6 +82,13 @@ class TestWaiting:
         report(home, "a", 0, "the bundle is damaged", delay=2)
         with pytest.raises(NotLive, match="refuses release 2"):
             wait_until_live(home, "delay", 2)
+
+    def test_a_worker_that_could_not_read_a_plan_is_late(self, home: Home):
+        """A way back was taken back, because a worker had had no file descriptor left for the plan before it."""
+        report(home, "a", 1, "OSError: too many open files", delay=0)
+        with pytest.raises(NotLive, match="not loaded by a") as late:
+            wait_until_live(home, "delay", 2, timeout=0.2)
+        assert not isinstance(late.value, RefusedByWorker)
 
     def test_a_worker_that_never_has_it_is_named(self, home: Home):
         report(home, "a", 1)

@@ -134,6 +134,18 @@ def test_a_worker_reports_which_release_it_refuses(home: Home):
         assert (state.models, list(state.errors), state.refused) == ({}, ["delay"], {"delay": 1})
 
 
+def test_a_plan_that_cannot_be_read_is_no_refusal_of_any_release(home: Home, monkeypatch: pytest.MonkeyPatch):
+    release(home, small_model())
+
+    def fail(source: ReleaseSource, model: str) -> ReleasePlan:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(ReleaseSource, "plan", fail)
+    with AppUnderTest(home):
+        (state,) = WorkerStore(home.workers).live(datetime.now(UTC), timedelta(seconds=5))
+        assert (state.models, list(state.errors), state.refused) == ({}, ["delay"], {"delay": 0})
+
+
 def test_a_worker_reports_what_it_has_and_leaves_nothing_when_it_stops(home: Home):
     plan = release(home, small_model())
     workers = WorkerStore(home.workers)
