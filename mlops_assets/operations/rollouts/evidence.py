@@ -16,6 +16,7 @@ from mlops_assets.core.manifest import Manifest
 from mlops_assets.core.metrics import METRICS, Floats, decide
 from mlops_assets.core.records import SHADOW
 from mlops_assets.core.rollout import Release, ReleasePlan, Split
+from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.core.sequential import ArmSums, Batch, Differences, Errors, PairedMeans, ValueMeans, Values
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.trials.facts import Trial
@@ -92,7 +93,13 @@ def seen_in_trial(spec: ModelSpec, stores: Stores, trial: Trial, history: Sequen
         return Seen({}, tripped=hard)
     waited = rows.waited_s(frame["release"].map(shares) == plan.challenger.share)
     frame = frame[frame["release"].isin(shares)]
-    manifest = whole_bundle(stores, spec.name, plan.champion).manifest
+    try:
+        manifest = whole_bundle(stores, spec.name, plan.champion).manifest
+    except BundleError:
+        # Who is asked no more goes, whatever can be compared.
+        if hard is None:
+            raise
+        return Seen({}, tripped=hard)
     if mode == "shadow":
         evidence = _of_pairs(spec, manifest, protocol, trial, frame)
         answered = sum(one.samples for one in evidence[QUALITY] if isinstance(one, Errors))
@@ -132,7 +139,10 @@ def seen_in_bake(spec: ModelSpec, stores: Stores, trial: Trial, plan: ReleasePla
     features = known[named].set_axis([name.removeprefix(FEATURE) for name in named], axis="columns")
     if not len(known):
         return Seen({}, 0, waited)
-    former = ask_again(stores, spec.name, plan.standby.bundle, as_scored(stores, spec.name, known, features))
+    try:
+        former = ask_again(stores, spec.name, plan.standby.bundle, as_scored(stores, spec.name, known, features))
+    except ScorerError as error:  # a level that it does not know, say: the row is among those of every later look
+        return _as_before(trial, waited, f"version {plan.standby.version} refuses what callers send: {error}")
     if former is None or former.shape != output.shape:
         otherwise = "answers in another form" if former is not None else "needs features that callers no longer send"
         return _as_before(trial, waited, f"version {plan.standby.version} {otherwise}")

@@ -14,6 +14,7 @@ from mlops_assets.core.sequential import Errors
 from mlops_assets.core.trials.facts import TrialBegan
 from mlops_assets.operations import rollback
 from mlops_assets.operations.live_traffic import compact
+from mlops_assets.operations.rollouts import evidence
 from mlops_assets.operations.rollouts.evidence import seen_in_trial, tripped
 from mlops_assets.operations.rollouts.rows import TrialRows
 from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
@@ -151,6 +152,24 @@ def test_beside_a_champion_that_is_lost_nothing_is_compared_and_nobody_is_dismis
     assert (trying.steps, trying.plan.challenger is not None, trying.plan.withdrawn) == ([], True, ())
     trying.stores.bundles.add_folder(copy)
     assert trying.until_rest() == ["dismiss"]
+
+
+def test_one_that_the_workers_have_ceased_to_ask_goes_also_beside_a_champion_that_is_lost(
+    trying: Trying, monkeypatch: pytest.MonkeyPatch
+):
+    plan = trying.start()
+    trying.log(40)
+    trying.advance()
+    corrupt(trying.stores.home, plan.champion.bundle)
+    trying.log(40)
+    assert trying.advance().said.startswith("nothing is compared beside version 1: ")
+    why = "worker w-1 has ceased to ask it 3 times"
+    monkeypatch.setattr(evidence, "tripped", lambda *_: why)
+    assert trying.until_rest() == ["dismiss"]
+    assert (trying.plan.challenger, trying.plan.withdrawn) == (None, (2,))
+    assert trying.trial.stepped is not None
+    assert trying.trial.stepped.reason == why
+    assert_replays(trying)
 
 
 def test_frozen_nothing_is_promoted_and_what_is_worse_goes(trying: Trying):

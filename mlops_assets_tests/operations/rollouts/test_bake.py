@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from mlops_assets.core.ledger import Released
+from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.core.service_counts import ServiceCounts
 from mlops_assets.operations.bento import bento_path
 from mlops_assets.operations.guard import watch_release
+from mlops_assets.operations.rollouts import evidence
 from mlops_assets.operations.rollouts.advance import BAKE, Rollouts
 from mlops_assets.stores.workers import LoadedRelease, WorkerState
 from mlops_assets_tests.operations.trial_examples import Trying, assert_replays, facts, promoted
@@ -139,6 +141,25 @@ def test_a_standby_that_is_lost_is_put_back_from_a_copy_and_compared_on(tmp_path
     trying.log_real(40, truth_of=2)
     assert trying.advance().said == "bake at 1: undecided after 120 samples"
     assert trying.stores.bundles.get(trying.plan.standby.bundle).manifest.version == 1
+    assert_replays(trying)
+
+
+def test_a_bake_whose_standby_refuses_a_row_ends_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trying = promoted(tmp_path)
+    trying.log_real(40, truth_of=2)
+    trying.advance()
+
+    def refuse(*_: object) -> None:
+        raise ScorerError("carrier: 'ZZ' is not one of AA, UA")
+
+    monkeypatch.setattr(evidence, "ask_again", refuse)
+    trying.log_real(40, truth_of=2)
+    told = "quality cannot be compared with the former champion any more, after 40 samples: version 1 refuses what callers send"
+    assert trying.advance().said.startswith(f"bake at 1: {told}: carrier: 'ZZ'")
+    trying.asked += 3 * DAY
+    trying.log_real(1, truth_of=2)
+    assert trying.until_rest() == ["promote", "not comparable"]
+    assert (trying.plan.champion.version, trying.plan.standby) == (2, None)
     assert_replays(trying)
 
 
