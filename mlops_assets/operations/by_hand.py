@@ -24,6 +24,7 @@ from mlops_assets.core.spec import ModelSpec, format_duration
 from mlops_assets.core.training_request import TrainingRequest
 from mlops_assets.operations import rollback
 from mlops_assets.operations.carry_out import Carrier, NoRuns, decided_once, harmful
+from mlops_assets.operations.held_trainings import resting
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.plan_changes import Changed
 from mlops_assets.operations.stores import Stores
@@ -84,11 +85,14 @@ class ByHand:
         Raises
         ------
         NotPossible
-            When the model is out of service, or another training is under way or wanted already.
+            When the model is out of service, or another training is under way or wanted already, unless that one waits for the
+            end of a trial.
         """
         if self._record.retired is not None:
             raise self._out_of_service()
-        others = [one for one in self._record.open_decisions if one.what.action == "retrain"]
+        record = self._record
+        held = resting(self._spec, self._stores, record)
+        others = [one for one in record.open_decisions if one.what.action == "retrain" and one not in held]
         if others:
             raise NotPossible(
                 f"{self._spec.name}: a training is wanted already ({others[0].id}: {others[0].what.reason}); wait for its end, or "

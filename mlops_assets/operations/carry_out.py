@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+import msgspec
+
 from mlops_assets.core.carrying import (
     Begin,
     KnownRun,
@@ -28,7 +30,7 @@ from mlops_assets.core.rollout import ReleasePlan, former_champions, outcome_of
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.trials.facts import Trial
 from mlops_assets.operations.decided_change import change_as_decided
-from mlops_assets.operations.held_trainings import waits_for_trial
+from mlops_assets.operations.held_trainings import resting, waits_for_trial
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.files import locked, make_folder
@@ -167,7 +169,13 @@ class Carrier:
         """Why a decision may not begin now; None where it may, or it has begun."""
         if decision.running:
             return None
-        return held_back(self.record, decision) or waits_for_trial(self._spec, self._stores, decision)
+        record = self.record
+        if decision.what.action == "retrain":
+            held = resting(self._spec, self._stores, record)
+            record = msgspec.structs.replace(
+                record, decisions=tuple(one for one in record.decisions if one not in held)
+            )
+        return held_back(record, decision) or waits_for_trial(self._spec, self._stores, decision)
 
     @property
     def record(self) -> Record:

@@ -6,6 +6,7 @@ What a trial holds back altogether is decided in `core/response/trainings.py`; t
 from mlops_assets.core.carrying import AUTOMATIC
 from mlops_assets.core.ledger import Decision, Record
 from mlops_assets.core.response import held_by_trial
+from mlops_assets.core.response.remedies import rests
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.attempts import runs_of
 from mlops_assets.operations.respond import version_on_trial
@@ -24,6 +25,12 @@ def waits_for_trial(spec: ModelSpec, stores: Stores, decision: Decision) -> str 
     if why is None or _begun_by(spec, stores, record) in runs_of(stores, spec.name, "", decision.id):
         return None
     return f"{why}, and its trial comes first: see `mlops-assets rollouts {spec.name}`"
+
+
+def resting(spec: ModelSpec, stores: Stores, record: Record) -> tuple[Decision, ...]:
+    """The trainings that have not begun and wait until a trial is over: what a person asks for goes before them."""
+    on_trial = version_on_trial(spec, stores)
+    return tuple(one for one in record.open_decisions if rests(spec, record, on_trial, one))
 
 
 def ends_trial(spec: ModelSpec, stores: Stores) -> str | None:

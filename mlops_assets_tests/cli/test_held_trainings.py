@@ -17,7 +17,7 @@ from mlops_assets.core.trials.facts import TrialStepped
 from mlops_assets.operations import models
 from mlops_assets.operations.held_trainings import waits_for_trial
 from mlops_assets.operations.rollouts.advance import Rollouts
-from mlops_assets_tests.sensors.patient import Patient, only
+from mlops_assets_tests.sensors.patient import Patient, better, only
 from mlops_assets_tests.serving.factory import small_model, small_spec
 
 app = typer.Typer()
@@ -98,3 +98,25 @@ def test_one_that_a_person_asks_for_says_what_becomes_of_the_trial(patient: Pati
     assert [one.step for one in steps if isinstance(one, TrialStepped)] == ["superseded"]
     assert isinstance(steps[0], TrialStepped)
     assert steps[0].reason == "version 5 is tried in its place since release 5 or before: the gates passed"
+
+
+@pytest.mark.parametrize("has_leave", [True, False])
+def test_one_that_a_person_asks_for_goes_before_one_that_the_trial_holds(patient: Patient, has_leave: bool):
+    """For the length of the trial it was refused, as if the one that was held were about to begin."""
+    if has_leave:
+        said("approve", "d-1")
+    result = said("retrain", "delay")
+    assert result.exit_code == 0, result.output
+    request = only(patient.tick())
+    assert (request.tags["mlops_assets/trigger"], request.run_key == "d-1/1") == ("hand", False)
+    again = said("retrain", "delay")
+    assert again.exit_code == 1
+    assert "a training is wanted already" in again.output
+
+
+def test_one_that_the_trial_holds_keeps_nothing_else_from_being_done(patient: Patient):
+    patient.judge(1)
+    patient.judge(2, decayed=True, former=better(1))
+    patient.live()
+    assert (patient.decision("roll back").outcome, patient.champion) == ("done", 1)
+    assert not patient.decision("retrain").is_final

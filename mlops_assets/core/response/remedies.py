@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from mlops_assets.core.ledger import Action, Incident, Mode, Record
+from mlops_assets.core.ledger import Action, Decision, Incident, Mode, Record
 from mlops_assets.core.monitoring.health import Former
 from mlops_assets.core.response.findings import is_confirmed_drift, newest_labelled
 from mlops_assets.core.response.situation import DRIFT, FEED, GATES, PERFORMANCE, SERVICE, Finding, Situation
@@ -20,6 +20,7 @@ from mlops_assets.core.response.trainings import (
 from mlops_assets.core.spec import ModelSpec, format_duration
 
 A_DAY = timedelta(hours=24)
+_BY_ITSELF = ("sensor:", "schedule:")
 _TO_CONSTANT, _TO_CHAMPION = {"to": "constant"}, {"to": "champion"}
 
 
@@ -41,7 +42,7 @@ def choose(spec: ModelSpec, seen: Situation, record: Record, findings: Sequence[
         return Remedy("none", f"out of service: {record.retired}", causes)
     if record.frozen is not None:
         return Remedy("none", f"automation is frozen: {record.frozen}", causes)
-    waiting = next(iter(record.open_decisions), None)
+    waiting = next((one for one in record.open_decisions if not rests(spec, record, seen.on_trial, one)), None)
     if waiting is not None:
         return Remedy("none", f"{waiting.what.action} of {waiting.id} is not over yet", causes)
     by_cause = {one.cause: one for one in findings}
@@ -61,6 +62,16 @@ def choose(spec: ModelSpec, seen: Situation, record: Record, findings: Sequence[
     if findings:
         return Remedy("observe", "; ".join(one.title for one in findings), causes)
     return Remedy("none", "nothing is wrong")
+
+
+def rests(spec: ModelSpec, record: Record, on_trial: int | None, decision: Decision) -> bool:
+    """Is this a training that waits for the end of a trial before it begins? Meanwhile it keeps nobody from anything else.
+
+    One that has begun does not rest: what is on trial may be its own candidate.
+    """
+    if decision.what.action != "retrain" or decision.attempts or not decision.actor.startswith(_BY_ITSELF):
+        return False
+    return not decision.is_final and held_by_trial(spec, record, on_trial) is not None
 
 
 def _too_many(spec: ModelSpec, seen: Situation, record: Record) -> Remedy | None:
