@@ -128,7 +128,6 @@ def _require_challenger(stores: Stores, plan: ReleasePlan) -> None:
         return
     for worker in stores.workers.live(datetime.now(UTC), HEARTBEAT_MAX_AGE):
         loaded = worker.models.get(plan.model)
-        # A worker's report holds a plan together with all that it has loaded of it.
         if loaded is None or loaded.release != plan.release or loaded.challenger is not None:
             continue
         why = loaded.refused.get("challenger")

@@ -49,7 +49,8 @@ class LoadedRelease(msgspec.Struct):
     counts
         Of what was put to the champion. A request that it failed counts as failed, also where another answered.
     challenger, standby, last_good
-        Who is loaded beside it; None where the plan names nobody, or its bundle could not be loaded.
+        Who is loaded beside it; None where the plan names nobody, its bundle could not be loaded (then it is in `refused`), or
+        it is still being loaded: the champion answers before.
     fallback
         Of the constant in the champion's place; None where there is no constant.
     refused
@@ -77,7 +78,7 @@ class WorkerState(msgspec.Struct):
     errors
         By model, why a release was not loaded: its champion is at fault, or the plan itself.
     refused
-        Which release each of the `errors` is about. Missing where its plan could not be read, and in what older programs write.
+        Which release each of the `errors` is about; 0 where its plan could not be read. Missing in what older programs write.
     """
 
     worker: str

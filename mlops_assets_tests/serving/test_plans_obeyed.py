@@ -46,10 +46,18 @@ def change(home: Home, model: str = "delay", **changes: Any) -> ReleasePlan:
 
 
 def changed(app: AppUnderTest, **changes: Any) -> ReleasePlan:
-    """Publish a change and wait until the worker has it."""
+    """Publish a change and wait until the worker has it, and has loaded or refused all whom it names."""
     plan = change(app.home, **changes)
-    app.wait_for(lambda: loaded(app.home).release == plan.release)
+    app.wait_for(lambda: _is_loaded(loaded(app.home), plan))
     return plan
+
+
+def _is_loaded(report: LoadedRelease, plan: ReleasePlan) -> bool:
+    """The champion answers with a new plan before the others are there, and a heartbeat may say so."""
+    others = {"challenger": plan.challenger, "standby": plan.standby, "last_good": plan.last_good}
+    named = {place for place, one in others.items() if one is not None}
+    there = {place for place in others if getattr(report, place) is not None}
+    return report.release == plan.release and named <= there | report.refused.keys()
 
 
 def loaded(home: Home, model: str = "delay") -> LoadedRelease:
