@@ -27,7 +27,6 @@ from mlops_assets.core.ledger import (
 from mlops_assets.core.response import DRIFT, GATES, RUNS, SERVICE
 
 RUN_APPEARS_WITHIN = timedelta(minutes=5)
-AUTOMATIC = ("sensor:", "schedule:")
 
 RunState = Literal["under way", "succeeded", "failed", "cancelled"]
 
@@ -88,7 +87,7 @@ Line = tuple[str, Fact, str]  # subject, fact, and the key under which it is wri
 
 def is_automatic(decision: Decision) -> bool:
     """Was it decided, and is it carried out, without any person?"""
-    return decision.actor.startswith(AUTOMATIC) and decision.approved_by is None
+    return decision.is_by_automation and decision.approved_by is None
 
 
 def next_step(
@@ -189,7 +188,7 @@ def held_back(record: Record, decision: Decision) -> str | None:
 
 def halted(record: Record, decision: Decision) -> str | None:
     """Why nothing is done to the model by itself now; None where it is, or where a person has asked."""
-    if not decision.actor.startswith(AUTOMATIC):
+    if not decision.is_by_automation:
         return None
     if record.retired is not None:
         return f"the model is out of service: {record.retired}"

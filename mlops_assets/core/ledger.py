@@ -17,6 +17,7 @@ Mode = Literal["auto", "approve", "off"]
 Outcome = Literal["done", "on trial", "unchanged", "refused", "failed", "abandoned"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+_AUTOMATIC = ("sensor:", "schedule:")
 
 
 class Opened(msgspec.Struct, frozen=True, tag="incident opened"):
@@ -249,6 +250,11 @@ class Decision(msgspec.Struct, frozen=True):
     running: bool = False
     ended_at: datetime | None = None
     detail: str = ""
+
+    @property
+    def is_by_automation(self) -> bool:
+        """Has no person asked for it? Leave may have been given, or be needed."""
+        return self.actor.startswith(_AUTOMATIC)
 
     @property
     def is_final(self) -> bool:

@@ -3,7 +3,6 @@
 What a trial holds back altogether is decided in `core/response/trainings.py`; this is about what had been decided before it began.
 """
 
-from mlops_assets.core.carrying import AUTOMATIC
 from mlops_assets.core.ledger import Decision, Record
 from mlops_assets.core.response import held_by_trial
 from mlops_assets.core.response.remedies import rests
@@ -18,7 +17,7 @@ def waits_for_trial(spec: ModelSpec, stores: Stores, decision: Decision) -> str 
 
     That of its own candidate, which an attempt before has put on trial, holds it not up, nor what a person has asked for.
     """
-    if decision.what.action != "retrain" or not decision.actor.startswith(AUTOMATIC):
+    if decision.what.action != "retrain" or not decision.is_by_automation:
         return None
     record = stores.ledger.of(spec.name)
     why = held_by_trial(spec, record, version_on_trial(spec, stores))

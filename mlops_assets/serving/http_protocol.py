@@ -46,21 +46,6 @@ class Answerer(Protocol):
     def end_turn(self) -> None: ...
 
 
-class Nobody:
-    """Takes no request, so that all go uvicorn's way."""
-
-    def takes(self, target: bytes) -> bool:
-        return False
-
-    def take(
-        self, caller: Caller, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
-    ) -> GoTheUsualWay | None:
-        return GoTheUsualWay({})
-
-    def end_turn(self) -> None:
-        return
-
-
 def speak(answerer: Answerer) -> None:
     """Let uvicorn take `AnsweringProtocol` where it is not told which protocol to take, as BentoML does not tell it."""
     config.HTTP_PROTOCOLS["auto"] = partial(AnsweringProtocol, answerer)  # type: ignore[assignment]

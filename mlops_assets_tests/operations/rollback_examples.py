@@ -51,6 +51,13 @@ def stores_in(home: Path) -> Stores:
     return stores
 
 
+def three_released(home: Path) -> Stores:
+    """Versions 1, 2 and 3 were released; 3 answers."""
+    stores = stores_in(home)
+    released(stores, 1, 2, 3)
+    return stores
+
+
 def registry_of(stores: Stores) -> MemoryRegistry:
     registry: MemoryRegistry = stores.__dict__["registry"]
     return registry

@@ -35,6 +35,7 @@ from mlops_assets_tests.operations.rollback_examples import (
     registry_of,
     released,
     stores_in,
+    three_released,
 )
 from mlops_assets_tests.serving.factory import corrupt, small_model, small_spec
 
@@ -43,10 +44,7 @@ SPEC = small_spec()
 
 @pytest.fixture
 def stores(tmp_path: Path) -> Stores:
-    """Versions 1, 2 and 3 were released; 3 answers."""
-    stores = stores_in(tmp_path)
-    released(stores, 1, 2, 3)
-    return stores
+    return three_released(tmp_path)
 
 
 Verb = Callable[[Stores, str], Changed]

@@ -24,8 +24,7 @@ from mlops_assets_tests.operations.rollback_examples import (
     bundled,
     current,
     registry_of,
-    released,
-    stores_in,
+    three_released,
 )
 from mlops_assets_tests.serving.factory import corrupt, small_model, small_spec
 
@@ -34,10 +33,7 @@ SPEC = small_spec()
 
 @pytest.fixture
 def stores(tmp_path: Path) -> Stores:
-    """Versions 1, 2 and 3 were released; 3 answers."""
-    stores = stores_in(tmp_path)
-    released(stores, 1, 2, 3)
-    return stores
+    return three_released(tmp_path)
 
 
 class TestRollBack:

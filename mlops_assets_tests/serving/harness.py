@@ -1,7 +1,7 @@
 """The service's application in this process, with its runtime, driven by plain calls."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -11,6 +11,7 @@ import msgspec
 from mlops_assets.core.records import LabelRecord, PredictionRecord, Record
 from mlops_assets.serving.app import ServingApp
 from mlops_assets.serving.errors import Headers
+from mlops_assets.serving.http_protocol import Caller, GoTheUsualWay
 from mlops_assets.serving.runtime import ServingRuntime
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.stores.home import Home
@@ -35,6 +36,21 @@ class Told:
         self.replies.append(
             httpx.Response(status, headers=[*headers, (b"content-type", b"application/json")], content=body)
         )
+
+
+class Nobody:
+    """Takes no request, so that all go uvicorn's way."""
+
+    def takes(self, target: bytes) -> bool:
+        return False
+
+    def take(
+        self, caller: Caller, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> GoTheUsualWay | None:
+        return GoTheUsualWay({})
+
+    def end_turn(self) -> None:
+        return
 
 
 class AppUnderTest:

@@ -15,10 +15,11 @@ import uvicorn
 import uvloop
 
 from mlops_assets.serving.draining import CANDIDATE_VARIABLE, DRAIN_SIGNAL, Draining, NotWanted
-from mlops_assets.serving.http_protocol import Nobody, speak
+from mlops_assets.serving.http_protocol import speak
 from mlops_assets.serving.settings import ServingSettings
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.servers import ServerStore, server_name
+from mlops_assets_tests.serving.harness import Nobody
 
 SERVER = 4711
 REQUEST = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 import uvloop
 
-from mlops_assets.serving.http_protocol import Caller, GoTheUsualWay, JoiningTransport, Nobody, speak
+from mlops_assets.serving.http_protocol import Caller, GoTheUsualWay, JoiningTransport, speak
+from mlops_assets_tests.serving.harness import Nobody
 
 T = TypeVar("T")
 

@@ -20,7 +20,6 @@ from mlops_assets.core.response.trainings import (
 from mlops_assets.core.spec import ModelSpec, format_duration
 
 A_DAY = timedelta(hours=24)
-_BY_ITSELF = ("sensor:", "schedule:")
 _TO_CONSTANT, _TO_CHAMPION = {"to": "constant"}, {"to": "champion"}
 
 
@@ -69,7 +68,7 @@ def rests(spec: ModelSpec, record: Record, on_trial: int | None, decision: Decis
 
     One that has begun does not rest: what is on trial may be its own candidate.
     """
-    if decision.what.action != "retrain" or decision.attempts or not decision.actor.startswith(_BY_ITSELF):
+    if decision.what.action != "retrain" or decision.attempts or not decision.is_by_automation:
         return False
     return not decision.is_final and held_by_trial(spec, record, on_trial) is not None
 
