@@ -3,6 +3,7 @@
 The comparison itself is that of `core/monitoring/rivals.py`.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,14 @@ from mlops_assets.core.metrics import Floats
 from mlops_assets.core.monitoring.health import Former
 from mlops_assets.core.monitoring.rivals import compare_paired
 from mlops_assets.core.rollout import Release, ReleasePlan
-from mlops_assets.core.scoring.scorer import CompiledScorer
+from mlops_assets.core.scoring.scorer import CompiledScorer, ScorerError
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.training import predict
 from mlops_assets.operations.readings import Readings
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.bundles import BundleError
+
+logger = logging.getLogger(__name__)
 
 MOST = 5
 
@@ -28,7 +31,7 @@ def rivals(
     """Every other version that could answer, on all labelled rows of the windows that the champion answered, the best first.
 
     Asked are the `most` newest of the registered versions that have a bundle, were not withdrawn and are not on trial; left out are
-    those that lack a feature in the logged rows, or answer in another form.
+    those that lack a feature in the logged rows, refuse a value in them, or answer in another form.
     """
     plan = stores.releases.current(spec.name)
     if plan is None:
@@ -45,7 +48,11 @@ def rivals(
         spread = reference.held_out.performance.baselines()[spec.headline_loss].overdispersion
     found = []
     for release in _others(spec, stores, plan)[:most]:
-        answers = ask_again(stores, spec.name, release.bundle, features)
+        try:
+            answers = ask_again(stores, spec.name, release.bundle, features)
+        except ScorerError as error:
+            logger.info("version %d of %s is not compared: %s", release.version, spec.name, error)
+            continue
         if answers is not None and answers.shape == output.shape:
             rivalry = compare_paired(spec, truth, answers, output, overdispersion=spread)
             found.append(Former(release.version, rivalry.comparison, rivalry.is_better))
@@ -54,6 +61,8 @@ def rivals(
 
 def ask_again(stores: Stores, model: str, bundle: str, features: pd.DataFrame) -> Floats | None:
     """What a version answers to logged rows; None where they lack a feature that it needs, or its bundle is not whole.
+
+    Raises `ScorerError` where it refuses a value in them.
 
     Parameters
     ----------

@@ -176,7 +176,7 @@ class Registry:
         Raises
         ------
         FileNotFoundError
-            When the run has no such folder.
+            When the run has no such folder, or is not there itself.
         OSError
             When it cannot be read or written, or it cannot be told whether it is there.
         """
@@ -190,10 +190,14 @@ class Registry:
     def _has(self, run_id: str, logged: str) -> bool:
         """Whether a folder was logged to a run. Of one that has nothing at all that is not said: its files may be out of reach."""
         try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise FileNotFoundError(f"MLflow has no run {run_id}") from error
+            raise OSError(f"it cannot be told whether run {run_id} has {logged}: {error}") from error
+        try:
             # Not the client's list: that names the run's models too, by the database, whether or not a file of them is there.
-            repository = get_artifact_repository(
-                str(self.client.get_run(run_id).info.artifact_uri), tracking_uri=self.tracking_uri
-            )
+            repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self.tracking_uri)
             above = str(PurePosixPath(logged).parent)
             if any(one.path == logged and one.is_dir for one in repository.list_artifacts(above)):
                 return True

@@ -1,12 +1,15 @@
 """Which versions are asked again, on which rows, and in what order they come."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pandas as pd
 import pytest
 
 from mlops_assets.core.rollout import Challenger, Release
+from mlops_assets.core.scoring.scorer import ScorerError
+from mlops_assets.operations import rivals as asking
 from mlops_assets.operations.rivals import as_scored, rivals
 from mlops_assets.operations.stores import Stores
 from mlops_assets_tests.operations.rollback_examples import MemoryRegistry
@@ -61,6 +64,18 @@ def test_withdrawn_and_damaged_versions_are_left_out(worse: Watched):
     bundle = stores.registry.versions("delay")[2].tags["bundle"]
     corrupt(stores.home, bundle)
     assert asked(stores, worse) == [(1, True)]
+
+
+def test_one_that_refuses_a_value_keeps_the_others_from_nothing(worse: Watched, monkeypatch: pytest.MonkeyPatch):
+    third, ask = worse.stores.registry.versions("delay")[2].tags["bundle"], asking.ask_again
+
+    def refuse(stores: Stores, model: str, bundle: str, features: pd.DataFrame) -> Any:
+        if bundle == third:
+            raise ScorerError("row 3: feature 'temp' is too large")
+        return ask(stores, model, bundle, features)
+
+    monkeypatch.setattr(asking, "ask_again", refuse)
+    assert asked(worse.stores, worse) == [(1, True), (4, False)]
 
 
 def test_the_version_on_trial_is_left_out(worse: Watched):

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from mlops_assets.stores.registry import Registry
 
@@ -30,6 +32,16 @@ def test_what_a_run_has_not_is_told_from_what_is_out_of_reach(tmp_path: Path):
     artifacts.mkdir()
     with pytest.raises(OSError, match=f"no file of run {run} is to be found") as unmounted:
         registry.fetch_folder(run, LOGGED, fetched)
-    with pytest.raises(OSError, match="it cannot be told whether run nobody has") as unknown:
+    assert not any(isinstance(one.value, FileNotFoundError) for one in (unwritten, unmounted))
+    with pytest.raises(FileNotFoundError, match="MLflow has no run nobody"):
         registry.fetch_folder("nobody", LOGGED, fetched)
-    assert not any(isinstance(one.value, FileNotFoundError) for one in (unwritten, unmounted, unknown))
+
+
+def test_a_tracking_server_that_does_not_answer_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object) -> None:
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(MlflowClient, "get_run", refused)
+    with pytest.raises(OSError, match="it cannot be told whether run r has bundles/abc: connection refused") as unknown:
+        Registry.local(tmp_path).fetch_folder("r", LOGGED, tmp_path)
+    assert not isinstance(unknown.value, FileNotFoundError)

@@ -35,12 +35,13 @@ from mlops_assets.operations.rollback import roll_back
 from mlops_assets.operations.rollouts.evidence import champion_p95, seen_in_bake, seen_in_trial, tripped
 from mlops_assets.operations.rollouts.rows import stamp_of
 from mlops_assets.operations.stores import Stores
-from mlops_assets.operations.whole_bundles import prove, whole_bundle
+from mlops_assets.operations.whole_bundles import OutOfReach, prove, whole_bundle
 from mlops_assets.stores.bundles import BundleError
 from mlops_assets.stores.files import locked, make_folder
 
 WORTH_A_LINE = 0.02  # relative growth of the samples from which a look that changes nothing is written down
 BAKE = f"{RUNS}bake"  # the cause of incidents about a standby that can be asked no more
+BUNDLE = f"{RUNS}challenger"  # and about one whose bundle is out of reach when it is to go on
 FORWARD: frozenset[Step] = frozenset({"canary", "widen", "promote"})
 
 
@@ -181,6 +182,11 @@ class Rollouts:
         version = under_way.began.version
         try:
             changed = self._change(under_way, history, step, reason)
+        except OutOfReach as error:
+            told = f"{step} of version {version} waits until its bundle can be had"
+            key = f"{under_way.id} {step} waits"
+            self._write([found(self._record, BUNDLE, f"{told}: {error}", "warning", key)])
+            return f"{told}: {error}"
         except BundleError as error:
             return self._do(under_way, history, "dismiss", f"it cannot be relied on: {error}")
         except ChangeRefused as error:
@@ -277,7 +283,8 @@ class Rollouts:
             # Before the step is: whoever stops in between finds the step undone, and comes by here again.
             Carrier(self._spec, self._stores, self._runs, self._clock, self._actor).note_releases()
         fact, key = TrialStepped(step, release, reason), f"{under_way.id} {step} {release}"
-        self._write([(under_way.id, fact, key), *self._what_follows(under_way, step, reason)])
+        had = _resolved(self._record, BUNDLE, f"version {under_way.began.version}: {step} with release {release}")
+        self._write([(under_way.id, fact, key), *self._what_follows(under_way, step, reason), *had])
 
     def _what_follows(self, under_way: Trial, step: str, reason: str) -> list[Line]:
         record, version = self._record, under_way.began.version

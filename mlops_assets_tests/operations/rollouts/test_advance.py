@@ -15,6 +15,7 @@ from mlops_assets.core.trials.facts import TrialBegan
 from mlops_assets.operations import rollback
 from mlops_assets.operations.live_traffic import compact
 from mlops_assets.operations.rollouts import evidence
+from mlops_assets.operations.rollouts.advance import BUNDLE
 from mlops_assets.operations.rollouts.evidence import seen_in_trial, tripped
 from mlops_assets.operations.rollouts.rows import TrialRows
 from mlops_assets.stores.workers import BreakerReport, LoadedRelease, LoadedVersion, WorkerState
@@ -152,6 +153,40 @@ def test_beside_a_champion_that_is_lost_nothing_is_compared_and_nobody_is_dismis
     assert (trying.steps, trying.plan.challenger is not None, trying.plan.withdrawn) == ([], True, ())
     trying.stores.bundles.add_folder(copy)
     assert trying.until_rest() == ["dismiss"]
+
+
+def test_one_whose_bundle_is_out_of_reach_waits_for_it_and_one_whose_bundle_is_lost_goes(
+    trying: Trying, monkeypatch: pytest.MonkeyPatch
+):
+    def out_of_reach(*_: object) -> Path:
+        raise OSError("the network is down")
+
+    trying.start()
+    trying.log(800, champion=0.75, challenger=0.9)
+    challenger = trying.plan.challenger
+    assert challenger is not None
+    copy = trying.stores.home.root / "copy" / challenger.bundle.removeprefix("sha256:")
+    shutil.copytree(trying.stores.bundles.path(challenger.bundle), copy)
+    corrupt(trying.stores.home, challenger.bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr(trying.stores.registry, "fetch_folder", out_of_reach)
+        for _ in range(2):
+            said = trying.advance().said
+            assert said.startswith("canary of version 2 waits until its bundle can be had: ")
+            assert said.endswith("the network is down")
+    assert (trying.steps, trying.plan.challenger) == ([], challenger)
+    [waits] = [one for one in trying.record.open_incidents if one.cause == BUNDLE]
+    assert waits.title.startswith("canary of version 2 waits")
+    trying.stores.bundles.add_folder(copy)
+    assert trying.until_rest() == ["canary"]
+    assert [one for one in trying.record.open_incidents if one.cause == BUNDLE] == []
+    corrupt(trying.stores.home, challenger.bundle)
+    for _ in range(3):
+        trying.log(2500, champion=0.75, challenger=0.9)
+        trying.advance()
+    assert trying.steps[-1] == "dismiss"
+    assert trying.plan.withdrawn == (2,)
+    assert_replays(trying)
 
 
 def test_one_that_the_workers_have_ceased_to_ask_goes_also_beside_a_champion_that_is_lost(
