@@ -1,10 +1,11 @@
 """What an operator types to have a table scored: `mlops-assets batch`. Operations do the work."""
 
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from mlops_assets.cli.shared import declared, stop
 from mlops_assets.stores.home import Home
 
 out = Console(highlight=False, soft_wrap=True)
@@ -23,17 +24,14 @@ def batch(
 ) -> None:
     """Score a table with the model in service. Rows that cannot be scored go to a second table, with their reasons."""
     from mlops_assets.operations.batch import BatchRefused, score_table
-    from mlops_assets.operations.models import declared_models
     from mlops_assets.operations.stores import Stores
     from mlops_assets.sources.errors import SourceError
 
-    models = declared_models()
-    if model not in models:
-        _stop(f"no model {model!r}: declared are {', '.join(models) or 'none'}")
+    spec = declared(model)
     try:
-        done = score_table(models[model], Stores(Home.from_environment()), source, output, version=version)
+        done = score_table(spec, Stores(Home.from_environment()), source, output, version=version)
     except (BatchRefused, SourceError, OSError) as error:
-        _stop(error)
+        stop(error)
     who = f"{model} v{done.version}" + ("" if done.release is None else f", release {done.release} ({done.role})")
     out.print(f"{done.scored} of {done.rows} rows scored by {who} in {done.seconds:.1f} s: {output}", markup=False)
     if done.masked:
@@ -42,8 +40,3 @@ def batch(
         out.print(f"{done.quarantined} rows have no answer: {done.quarantine}", markup=False)
         for reason, rows in done.reasons:
             out.print(f"  {rows}  {reason}", markup=False)
-
-
-def _stop(why: object) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
-    raise typer.Exit(1)

@@ -1,12 +1,10 @@
 """What an operator types about incidents, decisions and the record of them. Operations and stores do the work."""
 
-import getpass
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlops_assets.cli.shared import stop, user
 from mlops_assets.stores.home import Home
 
 if TYPE_CHECKING:
@@ -103,11 +102,11 @@ def acknowledge(
         found = [one for one in known if one.id == incident] or [one for one in known if one.id.startswith(incident)]
         if len(found) != 1:
             many = "several incidents begin" if found else "no incident begins"
-            _stop(f"{many} with {incident!r}: see `mlops-assets incidents --all`")
+            stop(f"{many} with {incident!r}: see `mlops-assets incidents --all`")
         one = found[0]
         if not one.is_open:
-            _stop(f"{one.id} was resolved at {_time(one.resolved_at)}: {one.resolution}")
-        ledger.record(Entry(one.model, one.id, Acknowledged(reason), _user(), datetime.now(UTC)))
+            stop(f"{one.id} was resolved at {_time(one.resolved_at)}: {one.resolution}")
+        ledger.record(Entry(one.model, one.id, Acknowledged(reason), user(), datetime.now(UTC)))
     out.print(f"{one.id} of {one.model} is acknowledged", markup=False)
 
 
@@ -149,12 +148,12 @@ def audit_verify(
 
     number, _, digest = head.partition(":")
     if head and not (number.isdigit() and digest):
-        _stop(f"{head!r} is no head: give it as it was printed, <number>:<hash>")
+        stop(f"{head!r} is no head: give it as it was printed, <number>:<hash>")
     with _told():
         found = _open().verify(Head(int(number), digest) if head else None)
     if found.problem is not None:
         where = "" if found.seq is None else f" (first bad line: {found.seq})"
-        _stop(f"the ledger is damaged{where}: {found.problem}")
+        stop(f"the ledger is damaged{where}: {found.problem}")
     out.print(f"intact: {found.lines} lines; head {found.lines}:{found.hash}", markup=False)
 
 
@@ -190,7 +189,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (LedgerUnavailable, LedgerDamaged) as error:
-        _stop(error)
+        stop(error)
 
 
 def _open() -> "Ledger":
@@ -204,7 +203,7 @@ def _chosen(ledger: "Ledger", model: str | None) -> tuple[str, ...]:
     if model is None:
         return known
     if model not in known:
-        _stop(f"nothing is written about {model!r}: the ledger knows {', '.join(known) or 'no model yet'}")
+        stop(f"nothing is written about {model!r}: the ledger knows {', '.join(known) or 'no model yet'}")
     return (model,)
 
 
@@ -226,18 +225,6 @@ def _outcome(one: "Decision") -> str:
     if one.outcome is not None or not one.what.asks_for_work:
         return one.outcome or "-"
     return "off" if one.what.mode == "off" else "waits"
-
-
-def _user() -> str:
-    try:
-        return f"user:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"user:{os.getuid()}"
-
-
-def _stop(why: object) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
-    raise typer.Exit(1)
 
 
 def _time(moment: datetime | None) -> str:

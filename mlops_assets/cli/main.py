@@ -7,7 +7,7 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from mlops_assets.cli.replay import add_replay_command
 from mlops_assets.cli.restart import add_restart_command
 from mlops_assets.cli.rollouts import add_rollouts_command
 from mlops_assets.cli.scorecard import add_scorecard_command
+from mlops_assets.cli.shared import declared, stop
 from mlops_assets.cli.stream import add_stream_command
 from mlops_assets.cli.verbs import add_verbs
 from mlops_assets.stores.home import Home
@@ -38,8 +39,9 @@ UI = "http://127.0.0.1:3000"
 def status() -> None:
     """What every declared model is doing: champion, release, workers, the last verdict, its monitor, incidents, automation.
 
-    Ends with code 1 when a monitor has stopped, or fails, while traffic or labels wait for it.
+    Ends with code 1 when a monitor has stopped, or fails, while traffic or labels wait for it, or a declaration is wrong.
     """
+    from mlops_assets.operations.models import read_declarations
     from mlops_assets.operations.status import model_status
     from mlops_assets.operations.stores import Stores
 
@@ -60,7 +62,8 @@ def status() -> None:
         box=None,
         pad_edge=False,
     )
-    models = model_status(stores, datetime.now(UTC))
+    specs, mistakes = read_declarations()
+    models = model_status(stores, specs.values(), datetime.now(UTC))
     for one in models:
         table.add_row(
             one.model,
@@ -78,14 +81,19 @@ def status() -> None:
         )
     out.print(table)
     out.print(f"state: {stores.home.root}    service: {stores.home.service_url() or 'not running'}")
+    wrong = [one.what for one in mistakes]
     if stopped := [one.model for one in models if one.monitor_stopped]:
-        _stop(f"the monitor of {', '.join(stopped)} does not do its work, and something waits: start `mlops-assets up`")
+        wrong.append(
+            f"the monitor of {', '.join(stopped)} does not do its work, and something waits: start `mlops-assets up`"
+        )
+    if wrong:
+        stop("\n".join(wrong))
 
 
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 1,
     public_url: Annotated[str, typer.Option(help="where others reach it, when that is not host and port")] = "",
     bento: Annotated[
@@ -109,17 +117,19 @@ def serve(
             )
         )
     except ServiceFailed as error:
-        _stop(error)
+        stop(error)
 
 
 @app.command()
 def releases(model: Annotated[str, typer.Argument(help="name of a model")]) -> None:
     """Every release plan of a model, newest first: who answered when, and why."""
+    from mlops_assets.operations.models import how_to_begin
     from mlops_assets.stores.releases import ReleaseStore
 
     plans = ReleaseStore(Home.from_environment().releases).history(model)
     if not plans:
-        _stop(f"no release of {model!r} in {Home.from_environment().releases}: materialise {model}_lifecycle first")
+        declared(model)
+        stop(f"no release of {model!r} in {Home.from_environment().releases}: {how_to_begin(model)}")
     table = Table(
         "release", "champion", "challenger", "decided at", "as of", "decided by", "reason", box=None, pad_edge=False
     )
@@ -195,7 +205,7 @@ def trace(prediction_id: Annotated[str, typer.Argument(help="id that the service
         for one in trace_prediction(Stores(Home.from_environment()), prediction_id):
             show(one)
     except UnknownPrediction as error:
-        _stop(error)
+        stop(error)
 
 
 @app.command()
@@ -211,28 +221,24 @@ def report(
 ) -> None:
     """Write the page on one window's health: the verdicts on data and model, why, and pictures. Prints its path."""
     from mlops_assets.operations.evidently_report import EvidentlyMissing, write_evidently_report
-    from mlops_assets.operations.models import declared_models
     from mlops_assets.operations.report import judged_windows, verdicts_of, write_report
     from mlops_assets.operations.stores import Stores
 
-    models = declared_models()
-    if model not in models:
-        _stop(f"no model {model!r}: declared are {', '.join(models) or 'none'}")
-    spec, stores = models[model], Stores(Home.from_environment())
+    spec, stores = declared(model), Stores(Home.from_environment())
     known = judged_windows(spec, stores)
     if not known:
-        _stop(
+        stop(
             f"no window of {model!r} has a verdict yet: materialise {model}/data_health and {model}/model_health first"
         )
     chosen = window or known[-1]
     if chosen not in known:
-        _stop(f"{model!r} has no verdict on window {chosen!r}: there are {len(known)} from {known[0]} to {known[-1]}")
+        stop(f"{model!r} has no verdict on window {chosen!r}: there are {len(known)} from {known[0]} to {known[-1]}")
     pages = [write_report(spec, stores, chosen)]
     try:
         if full:
             pages.append(write_evidently_report(spec, stores, chosen))
     except (EvidentlyMissing, FileNotFoundError, ValueError) as error:
-        _stop(error)
+        stop(error)
     data, answers = verdicts_of(spec, stores, chosen)
     out.print(f"{model} {chosen}: data {data}, model {answers}")
     for page in pages:
@@ -253,7 +259,7 @@ def demo(
     try:
         run_demo(out, PROJECT, Home.from_environment(), until.replace(tzinfo=UTC) + timedelta(hours=4))
     except DemoFailed as error:
-        _stop(error)
+        stop(error)
 
 
 @app.command()
@@ -265,7 +271,7 @@ def replay_year() -> None:
     try:
         run_year(out, PROJECT, Home.from_environment())
     except DemoFailed as error:
-        _stop(error)
+        stop(error)
 
 
 @app.command()
@@ -277,7 +283,7 @@ def up() -> None:
     }
     ended = run_together(commands, PROJECT, f"Dagster UI on {UI}, service on http://127.0.0.1:8000; Ctrl-C ends both")
     if ended is not None:
-        _stop(f"the {ended} has ended by itself; its output above says why")
+        stop(f"the {ended} has ended by itself; its output above says why")
 
 
 def run_together(commands: dict[str, list[str]], folder: Path, greeting: str) -> str | None:
@@ -312,11 +318,6 @@ def _end_session(process: "subprocess.Popen[bytes]") -> None:
             process.wait(15)
         except subprocess.TimeoutExpired:
             continue
-
-
-def _stop(why: object) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
-    raise typer.Exit(1)
 
 
 def _time(moment: datetime | None) -> str:

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mlops_assets.cli.shared import declared
+
 if TYPE_CHECKING:
-    from mlops_assets.core.spec import ModelSpec
     from mlops_assets.operations.replay import PolicyResult
 
 out = Console(highlight=False, soft_wrap=True, width=None if os.isatty(1) else 200)
@@ -48,12 +49,11 @@ def replay(
     Decisions that would wait for a person are carried out at once. Prints a table and draws a picture; nothing else is changed.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from mlops_assets.operations.models import declared_models
     from mlops_assets.operations.replay import policies_of, replay_all
     from mlops_assets.operations.replay.figure import replay_figure
 
-    spec = _spec(declared_models(), model)
-    other = None if edited is None else _spec(declared_models(edited.parent if edited.is_file() else edited), model)
+    spec = declared(model)
+    other = None if edited is None else declared(model, edited.parent if edited.is_file() else edited)
     first = spec.live_from if begin is None else begin.replace(tzinfo=UTC)
     last = end.replace(tzinfo=UTC) if end is not None else spec.monitoring.until
     if last is None:
@@ -80,12 +80,6 @@ def replay(
     if json_file is not None:
         json_file.write_text(json.dumps([_flat(one) for one in results], indent=2) + "\n", encoding="utf-8")
         out.print(f"table: {json_file}")
-
-
-def _spec(models: "dict[str, ModelSpec]", model: str) -> "ModelSpec":
-    if model not in models:
-        raise typer.BadParameter(f"no model {model!r}: declared are {', '.join(models) or 'none'}")
-    return models[model]
 
 
 def _duration(text: str) -> timedelta:

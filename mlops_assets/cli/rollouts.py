@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlops_assets.cli.shared import declared
 from mlops_assets.stores.home import Home
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -41,6 +42,7 @@ def rollouts(
         out.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(1) from error
     if not record.trials:
+        declared(model)
         out.print(f"{model}: no version was ever on trial", markup=False)
         return
     wrong: list[str] = []

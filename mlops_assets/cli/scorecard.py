@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mlops_assets.cli.shared import stop
 from mlops_assets.stores.home import Home
 
 if TYPE_CHECKING:
@@ -40,26 +41,30 @@ def scorecard(
     from mlops_assets.stores.ledger_chain import LedgerDamaged
 
     if since is not None and until is not None and since >= until:
-        _stop(f"the period ends ({until:%Y-%m-%d %H:%M}) before it begins ({since:%Y-%m-%d %H:%M})")
+        stop(f"the period ends ({until:%Y-%m-%d %H:%M}) before it begins ({since:%Y-%m-%d %H:%M})")
+    try:
+        models = declared_models()
+    except ValueError as error:  # a figure without one of the models would be another figure
+        stop(error)
     try:
         made = make_scorecard(
             Stores(Home.from_environment()),
-            declared_models(),
+            models,
             datetime.now(UTC),
             models=None if model is None else (model,),
             since=_utc(since),
             until=_utc(until),
         )
     except KeyError as error:
-        _stop(error.args[0])
+        stop(error.args[0])
     except (LedgerUnavailable, LedgerDamaged) as error:
-        _stop(error)
+        stop(error)
     print_scorecard(out, made)
     if json_file is not None:
         try:
             json_file.write_bytes(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
         except OSError as error:
-            _stop(f"cannot write {json_file}: {error.strerror}")
+            stop(f"cannot write {json_file}: {error.strerror}")
 
 
 def print_scorecard(out: Console, made: "Scorecard", *, by_model: bool = True) -> None:
@@ -82,8 +87,3 @@ def print_scorecard(out: Console, made: "Scorecard", *, by_model: bool = True) -
 
 def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC)
-
-
-def _stop(why: object) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
-    raise typer.Exit(1)

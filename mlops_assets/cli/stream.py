@@ -4,10 +4,11 @@ import importlib.util
 import logging
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from mlops_assets.cli.shared import stop
 
 if TYPE_CHECKING:
     from mlops_assets.serving.stream import StreamScorer
@@ -33,7 +34,7 @@ def stream(
 ) -> None:
     """Score the messages of a NATS JetStream subject until Ctrl-C, with the model in service. Needs the extra 'streaming'."""
     if importlib.util.find_spec("nats") is None:
-        _stop("nats-py is not installed: install mlops-assets[streaming]")
+        stop("nats-py is not installed: install mlops-assets[streaming]")
     import asyncio
 
     from mlops_assets.serving.settings import ServingSettings
@@ -56,7 +57,7 @@ def stream(
     try:
         asyncio.run(_until_told(StreamScorer(settings, ServingSettings.from_environment())))
     except (StreamRefused, ValueError) as error:
-        _stop(error)
+        stop(error)
 
 
 async def _until_told(scorer: "StreamScorer") -> None:
@@ -66,8 +67,3 @@ async def _until_told(scorer: "StreamScorer") -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     await scorer.run(stopping)
-
-
-def _stop(why: object) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
-    raise typer.Exit(1)

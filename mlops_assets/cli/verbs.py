@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 import mlops_assets
-from mlops_assets.cli.ledger import _user
+from mlops_assets.cli.shared import Reason, declared, stop, user
 from mlops_assets.stores.home import Home
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 _Model = Annotated[str, typer.Argument(help="name of a model")]
 _Decision = Annotated[str, typer.Argument(help="id of a decision, or enough of its beginning")]
-_Reason = Annotated[str, typer.Option(help="why; it is kept")]
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -38,23 +37,38 @@ def add_verbs(app: typer.Typer) -> None:
 
 def rollback(
     model: _Model,
-    reason: _Reason,
+    reason: Reason,
     to: Annotated[int | None, typer.Option(help="version; left out: the last good one that can answer")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="the version that answers now may return; left out: it is withdrawn for good")
+    ] = False,
 ) -> None:
-    """Serve an earlier version again, at once: no training, no build. It is proven before anything moves."""
-    begun = _begin_rollback(model, reason, to)
+    """Serve an earlier version again, at once: no training, no build. It is proven before anything moves.
+
+    The version that answered is withdrawn: neither a run nor a person brings it back, unless it is kept with --keep.
+    """
+    begun = _begin_rollback(model, reason, to, keep=keep)
     from mlops_assets.operations.by_hand import describe
 
-    with _told():
-        decision = _hand(model).roll_back(reason, to, begun=begun)
+    is_written = False
+    try:
+        with _told():
+            decision = _hand(model).roll_back(reason, to, keep_former=keep, begun=begun)
+        is_written = True
+    finally:
+        if begun is not None and not is_written:
+            left = (
+                f"the sensor {model}_response writes it down and does what is left, as long as `mlops-assets up` runs"
+            )
+            out.print(f"{begun}: the earlier version is in force all the same; {left}", markup=False)
     if decision.outcome not in ("done", "unchanged"):
-        _stop(describe(decision))
+        stop(describe(decision))
     out.print(describe(decision), markup=False)
 
 
 def retrain(
     model: _Model,
-    reason: _Reason,
+    reason: Reason,
     as_of: Annotated[
         str | None, typer.Option(help="event time (ISO 8601 with zone) up to which anything may be known")
     ] = None,
@@ -68,7 +82,7 @@ def retrain(
     from mlops_assets.operations.by_hand import describe
     from mlops_assets.operations.held_trainings import ends_trial
 
-    spec = _declared(model)
+    spec = declared(model)
     request, moment = _request(spec, window, tuple(without or ())), _moment(as_of)
     with _told():
         decision = _hand(model).retrain(reason, request, moment, begins=now)
@@ -95,42 +109,42 @@ def retrain(
             tags=training.tags,
         )
     except JobFailed as error:
-        _stop(f"{error}\n{decision.id} is settled by the sensor {model}_response")
+        stop(f"{error}\n{decision.id} is settled by the sensor {model}_response")
     out.print(f"{decision.id}: the run has succeeded; see `mlops-assets releases {model}`", markup=False)
 
 
-def approve(decision: _Decision, reason: _Reason) -> None:
+def approve(decision: _Decision, reason: Reason) -> None:
     """Allow what waits for leave; the sensor of the response carries it out."""
     _answer(decision, reason, yes=True)
 
 
-def reject(decision: _Decision, reason: _Reason) -> None:
+def reject(decision: _Decision, reason: Reason) -> None:
     """Forbid what waits for leave, or has not begun."""
     _answer(decision, reason, yes=False)
 
 
-def freeze(model: _Model, reason: _Reason) -> None:
+def freeze(model: _Model, reason: Reason) -> None:
     """Let nothing be done to a model by itself, until it is thawed."""
     with _told():
         _hand(model).freeze(reason)
     out.print(f"{model} is frozen: nothing is done to it by itself until `mlops-assets thaw {model} --reason ...`")
 
 
-def thaw(model: _Model, reason: _Reason) -> None:
+def thaw(model: _Model, reason: Reason) -> None:
     """Let automation go on."""
     with _told():
         _hand(model).thaw(reason)
     out.print(f"{model} is thawed: automation goes on")
 
 
-def retire(model: _Model, reason: _Reason) -> None:
+def retire(model: _Model, reason: Reason) -> None:
     """Take a model out of service: callers get 410 with the reason. Its history stays."""
     with _told():
         changed = _hand(model).retire(reason)
     out.print(f"{model} is out of service since release {changed.plan.release}; {changed.smoke.why}", markup=False)
 
 
-def recover(model: _Model, reason: _Reason) -> None:
+def recover(model: _Model, reason: Reason) -> None:
     """Let the champion answer again, after a fallback or a retirement."""
     with _told():
         changed = _hand(model).recover(reason)
@@ -141,7 +155,7 @@ def recover(model: _Model, reason: _Reason) -> None:
     )
 
 
-def _begin_rollback(model: str, reason: str, to: int | None) -> str | None:
+def _begin_rollback(model: str, reason: str, to: int | None, *, keep: bool) -> str | None:
     """Publish the way back before anything is imported that only its proof and its record need: callers wait for nothing else.
 
     Returns
@@ -158,7 +172,9 @@ def _begin_rollback(model: str, reason: str, to: int | None) -> str | None:
         return None
     now = datetime.now(UTC)
     try:
-        published = begin_roll_back(terms, stores, to, reason=reason, decided_by=_user(), now=now, origin=decision)
+        published = begin_roll_back(
+            terms, stores, to, reason=reason, decided_by=user(), now=now, origin=decision, keep_former=keep
+        )
         plan = published.plan if published.is_new else None
     except Exception:
         # Whatever it is, the long way decides first and then meets it again: no fault of the quick one is the last word.
@@ -186,10 +202,10 @@ def _answer(decision: str, reason: str, *, yes: bool) -> None:
     from mlops_assets.operations.held_trainings import waits_for_trial
 
     with _told():
-        one = answer(_stores(), decision, yes=yes, reason=reason, actor=_user(), at=datetime.now(UTC))
+        one = answer(_stores(), decision, yes=yes, reason=reason, actor=user(), at=datetime.now(UTC))
     what = f"{one.what.action} of {one.model} ({one.id})"
     if yes:
-        waits = waits_for_trial(_declared(one.model), _stores(), one)
+        waits = waits_for_trial(declared(one.model), _stores(), one)
         how = f"it waits: {waits}" if waits else f"the sensor {one.model}_response carries it out"
         out.print(f"{what} is approved; {how}", markup=False)
     else:
@@ -208,28 +224,19 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (NotPossible, ChangeRefused, ChangeFailed, LedgerUnavailable, LedgerDamaged, ReleaseDamaged) as error:
-        _stop(error)
+        stop(error)
 
 
 def _hand(model: str) -> "ByHand":
     from mlops_assets.operations.by_hand import ByHand
 
-    return ByHand(_declared(model), _stores(), _user(), lambda: datetime.now(UTC))
+    return ByHand(declared(model), _stores(), user(), lambda: datetime.now(UTC))
 
 
 def _stores() -> "Stores":
     from mlops_assets.operations.stores import Stores
 
     return Stores(Home.from_environment())
-
-
-def _declared(model: str) -> "ModelSpec":
-    from mlops_assets.operations.models import declared_models
-
-    models = declared_models()
-    if model not in models:
-        _stop(f"no model {model!r}: declared are {', '.join(models) or 'none'}")
-    return models[model]
 
 
 def _request(spec: "ModelSpec", window: str | None, without: tuple[str, ...]) -> "TrainingRequest":
@@ -240,11 +247,11 @@ def _request(spec: "ModelSpec", window: str | None, without: tuple[str, ...]) ->
     unknown = [name for name in without if name not in spec.feature_names or not spec.feature(name).nullable]
     if unknown:
         allowed = ", ".join(one.name for one in spec.features if one.nullable)
-        _stop(f"--without {unknown[0]}: {spec.name} cannot be trained without it; choose of {allowed or 'none'}")
+        stop(f"--without {unknown[0]}: {spec.name} cannot be trained without it; choose of {allowed or 'none'}")
     try:
         return request_of({"trigger": "hand", "without": ",".join(without), "window": window or ""})
     except ValidationError:
-        _stop(f"--window {window!r} is no duration: write it like '90d' or '36h'")
+        stop(f"--window {window!r} is no duration: write it like '90d' or '36h'")
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -253,12 +260,7 @@ def _moment(text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        _stop(f"--as-of {text!r} is no ISO 8601 time: write it like 2013-03-01T05:00:00Z")
+        stop(f"--as-of {text!r} is no ISO 8601 time: write it like 2013-03-01T05:00:00Z")
     if moment.tzinfo is None:
-        _stop(f"--as-of {text!r} names no time zone: end it with Z or an offset such as -05:00")
+        stop(f"--as-of {text!r} names no time zone: end it with Z or an offset such as -05:00")
     return moment.astimezone(UTC)
-
-
-def _stop(why: Any) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(why), style="red", markup=False)
-    raise typer.Exit(1)

@@ -19,6 +19,7 @@ import httpx
 from mlops_assets.drills.ground import Ground
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.supervise import HEARTBEAT_MAX_AGE, free_port
+from mlops_assets.stores.files import make_folder
 
 GRACE_S = 20.0
 READY_S = 300.0  # on a busy machine too
@@ -125,14 +126,15 @@ def running_system(ground: Ground, *, workers: int = 1, daemon: bool = True) -> 
     """
     port = free_port()
     serve = ("-m", "mlops_assets.cli", "serve", "--port", str(port), "--workers", str(workers))
-    project = ground.project
+    project, logs = ground.project, ground.home.root
+    make_folder(logs)
     system = System(
         ground,
         Stores(ground.home),
         f"http://127.0.0.1:{port}",
         workers,
-        Program("service", serve, project, project / "service.log"),
-        Program("daemon", DAEMON, project, project / "daemon.log"),
+        Program("service", serve, project, logs / "service.log"),
+        Program("daemon", DAEMON, project, logs / "daemon.log"),
     )
     with ground.environment():
         try:

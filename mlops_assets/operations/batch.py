@@ -27,6 +27,7 @@ from mlops_assets.core.schema import REASON
 from mlops_assets.core.scoring.degraded import CannotDegrade, constant_output, require_maskable
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.spec.batch import OUTPUT_ENDINGS
+from mlops_assets.operations.models import how_to_begin
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.whole_bundles import prove
 from mlops_assets.sources.parts import TableInParts
@@ -157,7 +158,7 @@ def _require_output(source: str, output: str) -> None:
 def _answerer(spec: ModelSpec, stores: Stores, version: int | None) -> Answerer:
     plan = stores.releases.current(spec.name)
     if plan is None and version is None:
-        raise BatchRefused(f"no release of {spec.name!r}: materialise {spec.name}_lifecycle first, or name a version")
+        raise BatchRefused(f"no release of {spec.name!r}: {how_to_begin(spec.name)}, or name a version")
     if version is None and plan is not None and plan.retired is not None:
         raise BatchRefused(f"model {spec.name!r} is out of service ({plan.retired}): recover it, or name a version")
     try:

@@ -24,11 +24,15 @@ from mlops_assets.core.spec import ModelSpec, format_duration
 from mlops_assets.core.training_request import TrainingRequest
 from mlops_assets.operations import rollback
 from mlops_assets.operations.carry_out import Carrier, NoRuns, decided_once, harmful
+from mlops_assets.operations.decided_change import KEEPING
 from mlops_assets.operations.held_trainings import resting
 from mlops_assets.operations.look import newest_judged
+from mlops_assets.operations.models import how_to_begin
 from mlops_assets.operations.plan_changes import Changed
 from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.ids import new_id
+
+_MOST_NAMED = 3
 
 
 class NotPossible(ValueError):
@@ -47,13 +51,17 @@ class ByHand:
     def __init__(self, spec: ModelSpec, stores: Stores, actor: str, clock: Callable[[], datetime]) -> None:
         self._spec, self._stores, self._actor, self._clock = spec, stores, actor, clock
 
-    def roll_back(self, reason: str, version: int | None = None, *, begun: str | None = None) -> Decision:
+    def roll_back(
+        self, reason: str, version: int | None = None, *, keep_former: bool = False, begun: str | None = None
+    ) -> Decision:
         """Serve an earlier version again, at once; what became of it is in the decision that is returned.
 
         Parameters
         ----------
         version
             Any registered version with a bundle; left out: the last good one that can answer.
+        keep_former
+            The version that answers now is not withdrawn, and may return.
         begun
             Id of this very decision, when its plan has been published before anything was written down
             (`rollback.begin_roll_back`).
@@ -65,7 +73,7 @@ class ByHand:
         """
         if begun is None:
             self._require_in_service()
-        details = {} if version is None else {"version": str(version)}
+        details = ({} if version is None else {"version": str(version)}) | (KEEPING if keep_former else {})
         name = self._decide("roll back", reason, details, incidents=harmful(self._record), name=begun)
         carrier = Carrier(self._spec, self._stores, NoRuns(), self._clock, self._actor)
         carrier.carry_out(name)
@@ -146,7 +154,7 @@ class ByHand:
 
     def _require_in_service(self) -> None:
         if self._stores.releases.current(self._spec.name) is None:
-            raise NotPossible(f"{self._spec.name} has no release yet: materialise {self._spec.name}_lifecycle first")
+            raise NotPossible(f"{self._spec.name} has no release yet: {how_to_begin(self._spec.name)}")
         if self._record.retired is not None:
             raise self._out_of_service()
 
@@ -190,9 +198,13 @@ def answer(stores: Stores, decision: str, *, yes: bool, reason: str, actor: str,
     """
     known = [one for model in stores.ledger.models() for one in stores.ledger.of(model).decisions]
     same = [one for one in known if one.id == decision] or [one for one in known if one.id.startswith(decision)]
-    if len(same) != 1:
+    if not same:
+        raise NotPossible(f"no decision begins with {decision!r}: see `mlops-assets decisions`")
+    if len(same) > 1:
+        open_first = sorted(same, key=lambda one: (one.is_final, -one.at.timestamp()))
+        names = ", ".join(one.id for one in open_first[:_MOST_NAMED])
         raise NotPossible(
-            f"{'several decisions begin' if same else 'no decision begins'} with {decision!r}: see `mlops-assets decisions`"
+            f"{len(same)} decisions begin with {decision!r}, such as {names}: see `mlops-assets decisions`"
         )
     one = same[0]
     may = one.waits_for_approval if yes else (one.waits_for_approval or one.may_start)

@@ -29,7 +29,7 @@ from mlops_assets.core.response import policy_of
 from mlops_assets.core.rollout import ReleasePlan, former_champions, outcome_of
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.core.trials.facts import Trial
-from mlops_assets.operations.decided_change import change_as_decided
+from mlops_assets.operations.decided_change import KEEPING, change_as_decided
 from mlops_assets.operations.held_trainings import resting, waits_for_trial
 from mlops_assets.operations.look import newest_judged
 from mlops_assets.operations.stores import Stores
@@ -313,10 +313,12 @@ def _is_unwritten(record: Record, plan: ReleasePlan) -> bool:
 
 
 def _as_asked(history: Plans) -> dict[str, str]:
-    """The version that the last of these plans was asked for, as far as it tells: none where it is the last good one anyway."""
+    """What the last of these plans was asked for, as far as it tells: no version where it is the last good one anyway."""
     plan, before = history[-1], history[:-1]
     good = (before[-1].last_good if before else None) or next(iter(former_champions(before)), None)
-    return {} if plan.champion == good else {"version": str(plan.champion.version)}
+    version = {} if plan.champion == good else {"version": str(plan.champion.version)}
+    keeps = bool(before) and before[-1].champion.version not in plan.withdrawn
+    return version | (KEEPING if keeps else {})
 
 
 def _returns(before: ReleasePlan, plan: ReleasePlan) -> bool:

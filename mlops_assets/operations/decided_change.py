@@ -5,13 +5,16 @@ When a decision may be carried out is the business of `core/carrying.py`.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from mlops_assets.core.ledger import Decision, Outcome
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.plan_changes import Changed, ChangeFailed, ChangeRefused
 from mlops_assets.operations.rollback import fall_back, mask, recover, roll_back
 from mlops_assets.operations.stores import Stores
+
+# Among the details of a way back: the version that answered is not withdrawn, and may return.
+KEEPING: Final = {"keep": "former"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ def change_as_decided(
     if changed is None:
         return DecidedChange("done", "automation is frozen")
     ours = changed.plan.rollout == decision.id
-    return DecidedChange("done" if ours or is_freeze else "unchanged", _told(changed), changed)
+    told = _told(changed)
+    if ours and decision.what.action == "roll back" and not KEEPING.items() <= decision.what.details.items():
+        told += f"; version {changed.plan.withdrawn[-1]} is withdrawn and never returns"
+    return DecidedChange("done" if ours or is_freeze else "unchanged", told, changed)
 
 
 def _apply(spec: ModelSpec, stores: Stores, decision: Decision, now: datetime) -> Changed | None:
@@ -59,7 +65,8 @@ def _apply(spec: ModelSpec, stores: Stores, decision: Decision, now: datetime) -
     said = _Said(reason=decision.what.reason, decided_by=decision.actor, now=now, origin=decision.id)
     match decision.what.action:
         case "roll back":
-            return roll_back(spec, stores, version, instead_of=about, **said)
+            keeps = KEEPING.items() <= details.items()
+            return roll_back(spec, stores, version, instead_of=about, keep_former=keeps, **said)
         case "freeze":
             return None if version is None else roll_back(spec, stores, version, instead_of=about, **said)
         case "impute":

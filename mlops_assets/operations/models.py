@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import yaml
@@ -11,6 +11,17 @@ from pydantic import ValidationError
 from mlops_assets.core.spec import ModelSpec
 from mlops_assets.operations.terms import COMPONENT as COMPONENT
 from mlops_assets.operations.terms import DEFS as DEFS
+
+
+class NotDeclared(LookupError):
+    """There is no model of that name; the message says which there are, and which files cannot be read."""
+
+
+class Mistake(NamedTuple):
+    """What is wrong with a declaration, naming its file, its model and each field; `model` is None where that cannot be told."""
+
+    model: str | None
+    what: str
 
 
 def declared_models(folder: Path = DEFS) -> dict[str, ModelSpec]:
@@ -22,16 +33,61 @@ def declared_models(folder: Path = DEFS) -> dict[str, ModelSpec]:
         When a declaration is wrong (naming its file, its model and each field), a template in it cannot be filled in, or two
         models have one name.
     """
+    models, mistakes = read_declarations(folder)
+    if mistakes:
+        raise ValueError("\n".join(one.what for one in mistakes))
+    return models
+
+
+def declared_model(name: str, folder: Path = DEFS) -> ModelSpec:
+    """The model declared by a name, whatever is wrong with the declarations of others.
+
+    Raises
+    ------
+    NotDeclared
+        When there is none.
+    ValueError
+        As `declared_models`, where it is this model's declaration that is wrong.
+    """
+    models, mistakes = read_declarations(folder)
+    if own := [one.what for one in mistakes if one.model == name]:
+        raise ValueError("\n".join(own))
+    if name not in models:
+        names = f"no model {name!r}: declared are {', '.join(models) or 'none'}"
+        raise NotDeclared("\n".join((names, *(one.what for one in mistakes))))
+    return models[name]
+
+
+def how_to_begin(model: str) -> str:
+    """What to do where a model has no release yet."""
+    return f"train its first version with `mlops-assets retrain {model} --reason ... --now`"
+
+
+def read_declarations(folder: Path = DEFS) -> tuple[dict[str, ModelSpec], tuple[Mistake, ...]]:
+    """The models declared below a folder whose declarations are right, by name, and what is wrong with the others."""
     models: dict[str, ModelSpec] = {}
+    mistakes: list[Mistake] = []
     for path in sorted(folder.rglob("defs.yaml")):
-        for document in _read_yaml(path):
+        try:
+            documents = _read_yaml(path)
+        except ValueError as error:
+            mistakes.append(Mistake(None, str(error)))
+            continue
+        for document in documents:
             if not isinstance(document, dict) or document.get("type") != COMPONENT:
                 continue
-            spec = _read_model(path, document.get("attributes"))
+            attributes = document.get("attributes")
+            try:
+                spec = _read_model(path, attributes)
+            except ValueError as error:
+                mistakes.append(Mistake(_name_of(attributes), str(error)))
+                continue
             if spec.name in models:
-                raise ValueError(f"{path}: a model named {spec.name!r} is declared already; names are unique")
-            models[spec.name] = spec
-    return models
+                what = f"{path}: a model named {spec.name!r} is declared already; names are unique"
+                mistakes.append(Mistake(spec.name, what))
+            else:
+                models[spec.name] = spec
+    return models, tuple(mistakes)
 
 
 def filled(spec: ModelSpec) -> ModelSpec:
@@ -89,8 +145,13 @@ def _read_yaml(path: Path) -> list[Any]:
         raise ValueError(f"{path}: no valid YAML: {error}") from error
 
 
-def _read_model(path: Path, attributes: Any) -> ModelSpec:
+def _name_of(attributes: Any) -> str | None:
     name = attributes.get("name") if isinstance(attributes, dict) else None
+    return None if name is None else str(name)
+
+
+def _read_model(path: Path, attributes: Any) -> ModelSpec:
+    name = _name_of(attributes)
     try:
         return filled(ModelSpec.model_validate(attributes))
     except ValidationError as error:

@@ -94,7 +94,15 @@ def roll_back(
 
 
 def begin_roll_back(
-    terms: Terms, stores: Stores, to_version: int | None, *, reason: str, decided_by: str, now: datetime, origin: str
+    terms: Terms,
+    stores: Stores,
+    to_version: int | None,
+    *,
+    reason: str,
+    decided_by: str,
+    now: datetime,
+    origin: str,
+    keep_former: bool = False,
 ) -> Published:
     """The part of `roll_back` that callers wait for: proves the way back and publishes the plan, which workers then go by.
 
@@ -116,7 +124,7 @@ def begin_roll_back(
         return way_back(history)
 
     made_by = _make_origin(origin, reason, decided_by, now)
-    way_back = _way_back(terms, stores, made_by, to_version)
+    way_back = _way_back(terms, stores, made_by, to_version, keep_former=keep_former)
     return publish(terms.model, terms.limits, stores, made_by, step)
 
 
@@ -290,7 +298,9 @@ def _last_good(
             continue
         later = [one for one in known if one != release and refused[one.version] >= PASSED_OVER]
         return proven, passed_over | {one: _tried_in_vain(one.version, refused) for one in later}
-    why = "; ".join(passed_over.values()) or "no version has served before"
+    gone = sorted({one.champion.version for one in history} & {*plan.withdrawn})
+    before = f"withdrawn: {', '.join(map(str, gone))}" if gone else "no version has served before"
+    why = "; ".join(passed_over.values()) or before
     raise RollbackRefused(
         f"model {terms.model!r}: there is no earlier version to go back to ({why}); name another one, or train a new one"
     )
@@ -330,15 +340,12 @@ def _release_of(terms: Terms, stores: Stores, history: History, version: int) ->
             f"model {terms.model!r}: version {version} has never served, and the registry that knows it is out of reach ({error}); "
             "try again"
         ) from error
-    if version not in registered:
-        known = ", ".join(map(str, registered)) or "none"
-        raise RollbackRefused(f"model {terms.model!r} has no version {version}; registered are {known}")
-    bundle = registered[version].tags.get("bundle")
-    if bundle is None:
-        raise RollbackRefused(
-            f"model {terms.model!r}: version {version} was registered but never bundled for release; choose another one"
-        )
-    return Release(version, bundle)
+    bundled = {number: facts.tags["bundle"] for number, facts in registered.items() if "bundle" in facts.tags}
+    if version not in bundled:
+        what = "was registered but never bundled for release" if version in registered else "does not exist"
+        known = ", ".join(map(str, bundled)) or "none"
+        raise RollbackRefused(f"model {terms.model!r}: version {version} {what}; choose from {known}")
+    return Release(version, bundled[version])
 
 
 def _fit_to_serve(terms: Terms, stores: Stores, plan: ReleasePlan, release: Release) -> ProvenBundle:

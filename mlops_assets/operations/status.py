@@ -1,6 +1,7 @@
 """What every declared model is doing right now."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -8,10 +9,10 @@ from mlops_assets.core.evaluation import Evaluation
 from mlops_assets.core.ledger import SEVERITIES
 from mlops_assets.core.monitoring.watch import STOPPED, told
 from mlops_assets.core.spec import ModelSpec
-from mlops_assets.operations.models import declared_models
 from mlops_assets.operations.monitor import Monitor
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.watching import read_heartbeat, something_waits, watch_monitor
+from mlops_assets.stores.bundles import BundleError
 from mlops_assets.stores.database import LedgerUnavailable
 
 HEARTBEAT_MAX_AGE = timedelta(seconds=5)
@@ -40,9 +41,9 @@ class ModelStatus:
     automation: str = "on"
 
 
-def model_status(stores: Stores, now: datetime) -> tuple[ModelStatus, ...]:
-    """The state of every declared model."""
-    return tuple(_status(stores, spec, now) for spec in declared_models().values())
+def model_status(stores: Stores, specs: Iterable[ModelSpec], now: datetime) -> tuple[ModelStatus, ...]:
+    """The state of declared models."""
+    return tuple(_status(stores, spec, now) for spec in specs)
 
 
 def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
@@ -52,15 +53,18 @@ def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
         return ModelStatus(spec.name, spec.task, None, None, None, None, "-", _verdict(stores, spec), *watched)
     live = stores.workers.live(now, HEARTBEAT_MAX_AGE)
     have = sum(spec.name in worker.models and worker.models[spec.name].release == plan.release for worker in live)
-    manifest = stores.bundles.get(plan.champion.bundle).manifest
     workers = f"{have} of {len(live)}" if live else "none running"
+    try:
+        trained_until = stores.bundles.get(plan.champion.bundle).manifest.training_end
+    except BundleError:
+        trained_until, workers = None, f"{workers}; its bundle is damaged"
     return ModelStatus(
         spec.name,
         spec.task,
         plan.champion.version,
         plan.release,
         plan.decided_at,
-        manifest.training_end,
+        trained_until,
         workers,
         _verdict(stores, spec),
         *watched,

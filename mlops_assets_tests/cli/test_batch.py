@@ -20,7 +20,7 @@ app.callback()(lambda: None)
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(models, "declared_models", lambda: {"delay": small_model().spec})
+    monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({"delay": small_model().spec}, ()))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "home"))
     release(Home(tmp_path / "home"), small_model())
     frame = small_model().fresh.head(10)

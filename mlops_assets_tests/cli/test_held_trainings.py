@@ -32,7 +32,7 @@ def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         patient = Patient(tmp_path, instance)
         patient.spec = small_spec(release={"strategy": "shadow"})
         patient.start()
-        monkeypatch.setattr(models, "declared_models", lambda: {"delay": patient.spec})
+        monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({"delay": patient.spec}, ()))
         monkeypatch.setattr(verbs, "_stores", lambda: patient.stores)
         patient.write("d-1", Decided("retrain", "approve", "it has decayed"), "sensor:delay_response")
         put_on_trial(patient, 4)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mlops_assets.cli import app
 from mlops_assets.core.monitoring.watch import Heartbeat
 from mlops_assets.core.records import LabelRecord, PredictionRecord
-from mlops_assets.operations import status
+from mlops_assets.operations import models
 from mlops_assets.operations.live_traffic import compact, ingest, stale_windows
 from mlops_assets.operations.stores import Stores
 from mlops_assets.operations.watching import HEARTBEAT
@@ -61,7 +61,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     writer.append([answer, refused, label])
     writer.close()
     monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
-    monkeypatch.setattr(status, "declared_models", lambda: {"delay": small_model().spec})
+    monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({"delay": small_model().spec}, ()))
     return home
 
 
@@ -111,7 +111,29 @@ def test_releases_are_listed_newest_first_with_their_reasons(home: Home):
 def test_releases_of_an_unknown_model_say_what_to_do(home: Home):
     code, output = run("releases", "nothing")
     assert code == 1
-    assert "materialise nothing_lifecycle first" in output
+    assert "no model 'nothing': declared are delay" in output
+
+
+def test_before_the_first_release_it_is_said_how_it_comes(home: Home, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLOPS_HOME", str(home.root / "empty"))
+    code, output = run("releases", "delay")
+    assert code == 1
+    assert "train its first version with `mlops-assets retrain delay --reason ... --now`" in output
+
+
+def test_status_shows_the_others_where_a_declaration_is_wrong(home: Home, monkeypatch: pytest.MonkeyPatch):
+    wrong = models.Mistake("churn", "churn/defs.yaml: model 'churn': owner: missing")
+    monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({"delay": small_model().spec}, (wrong,)))
+    code, output = run("status")
+    assert code == 1
+    assert "v2" in output
+    assert "model 'churn': owner: missing" in output
+
+
+def test_a_port_that_there_is_not_is_refused(home: Home):
+    code, output = run("serve", "--port", "99999")
+    assert code == 2
+    assert "65535" in output
 
 
 def test_trace_leads_to_release_version_run_data_and_code(home: Home):

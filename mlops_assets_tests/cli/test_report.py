@@ -20,7 +20,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 @pytest.fixture
 def home(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLOPS_HOME", str(watched.stores.home.root))
-    monkeypatch.setattr(models, "declared_models", lambda: {"delay": watched_spec()})
+    monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({"delay": watched_spec()}, ()))
     return watched.stores.home.root
 
 

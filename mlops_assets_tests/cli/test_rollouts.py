@@ -9,13 +9,18 @@ from typer.testing import CliRunner
 
 from mlops_assets.cli import app
 from mlops_assets.core.ledger import Entry
+from mlops_assets.operations import models
 from mlops_assets_tests.operations.trial_examples import Trying
 
 
 def test_each_look_is_shown_and_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
     trying, run = Trying(tmp_path), CliRunner().invoke
+    monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({"delay": trying.spec}, ()))
     assert "no version was ever on trial" in run(app, ["rollouts", "delay"]).output
+    mistyped = run(app, ["rollouts", "dealy"])
+    assert mistyped.exit_code == 1
+    assert "no model 'dealy': declared are delay" in mistyped.output
     trying.start()
     trying.log(30)
     trying.advance()

@@ -16,7 +16,7 @@ from mlops_assets_tests.operations.scorecard_deployment import deployed
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
     spec = deployed(tmp_path).spec
-    monkeypatch.setattr(models, "declared_models", lambda: {spec.name: spec})
+    monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({spec.name: spec}, ()))
     return tmp_path
 
 

@@ -36,7 +36,7 @@ def patient(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("getpass.getuser", lambda: "ann")
     with dg.DagsterInstance.ephemeral() as instance:
         patient = Patient(tmp_path, instance, actions={"rollback": "approve"})
-        monkeypatch.setattr(models, "declared_models", lambda: {"delay": patient.spec})
+        monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({"delay": patient.spec}, ()))
         monkeypatch.setattr(verbs, "_stores", lambda: patient.stores)
         monkeypatch.setattr(terms, "read_terms", lambda model: Terms.of(patient.spec) if model == "delay" else None)
         yield patient
@@ -61,6 +61,37 @@ def test_a_rollback_is_done_at_once_and_kept_with_its_reason(patient: Patient):
     patient.judge(1)
     patient.live()
     assert len(patient.plans) == 3, "the sensor finds nothing left to do"
+
+
+def test_the_version_that_answered_is_withdrawn_unless_it_is_kept(patient: Patient):
+    assert "version 2 is withdrawn and never returns" in said("rollback", "delay").output
+    assert patient.plans[-1].withdrawn == (2,)
+    patient.release(3, "user:test")
+    result = said("rollback", "delay", "--keep")
+    assert result.exit_code == 0, result.output
+    assert "roll back (keep former): done: version 1 serves with release 5" in result.output
+    assert "withdrawn" not in result.output
+    assert (patient.champion, patient.plans[-1].withdrawn) == (1, (2,))
+    assert said("rollback", "delay", "--to", "3").exit_code == 0
+    assert patient.champion == 3
+
+
+def test_a_reason_that_says_nothing_is_refused(patient: Patient):
+    result = CliRunner().invoke(app, ["rollback", "delay", "--reason", " "])
+    assert result.exit_code == 2
+    assert "say why" in result.output
+    assert patient.champion == 2
+
+
+def test_a_rollback_says_that_it_is_in_force_where_the_declaration_turns_out_wrong(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    wrong = models.Mistake("delay", "delay/defs.yaml: model 'delay': owner: missing")
+    monkeypatch.setattr(models, "read_declarations", lambda _folder=None: ({}, (wrong,)))
+    result = said("rollback", "delay")
+    assert (result.exit_code, patient.champion) == (1, 1)
+    assert "model 'delay': owner: missing" in result.output
+    assert "the earlier version is in force all the same; the sensor delay_response writes it down" in result.output
 
 
 def test_a_rollback_of_what_only_the_whole_declaration_tells_is_done_as_well(
@@ -116,7 +147,9 @@ def test_a_rollback_that_the_sensor_has_written_down_first_is_decided_once(
     assert (len(patient.plans), len(ways_back(patient)), patient.champion) == (3, 1, 1)
 
 
-@pytest.mark.parametrize(("words", "details"), [((), {}), (("--to", "1"), {"version": "1"})])
+@pytest.mark.parametrize(
+    ("words", "details"), [((), {}), (("--to", "1"), {"version": "1"}), (("--keep",), {"keep": "former"})]
+)
 def test_a_rollback_that_died_is_written_down_as_asked_also_when_others_have_followed(
     patient: Patient, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], details: dict[str, str]
 ):
@@ -224,7 +257,7 @@ app(["rollback", "delay", "--reason", "because"])
 def test_a_rollback_that_cannot_be_done_says_why(patient: Patient):
     result = said("rollback", "delay", "--to", "7")
     assert result.exit_code == 1
-    assert "has no version 7" in result.output
+    assert "version 7 does not exist" in result.output
     assert patient.decision("roll back").outcome == "refused"
 
 
@@ -305,6 +338,8 @@ def test_what_has_not_begun_may_be_rejected(patient: Patient):
     assert patient.live()
     assert patient.champion == 2
     assert "was rejected by user:ann: because" in said("reject", "d-1").output
+    patient.write("d-2", Decided("retrain", "auto", "it has decayed"))
+    assert " decisions begin with 'd-', such as d-2, " in said("reject", "d-").output
 
 
 def test_an_unknown_decision_or_model_is_named(patient: Patient):

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlops_assets.operations.models import COMPONENT, declared_models
+from mlops_assets.operations.models import COMPONENT, NotDeclared, declared_model, declared_models
 from mlops_assets_tests.core.examples import declaration, make_spec
 
 
@@ -47,6 +47,32 @@ def test_a_mistake_names_file_model_and_every_field(tmp_path: Path) -> None:
     assert "owner: " in message
     assert "live_from: " in message
     assert "names no time zone" in message
+
+
+def test_one_model_is_read_whatever_is_wrong_with_others(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "defs.yaml", declaration(), declaration(name="broken", owner="nobody"))
+    (tmp_path / "b").mkdir()
+    unread = tmp_path / "b" / "defs.yaml"
+    unread.write_text("type: [x")
+    assert declared_model("delay", tmp_path) == make_spec()
+    with pytest.raises(ValueError, match="model 'broken': owner: ") as own:
+        declared_model("broken", tmp_path)
+    assert str(unread) not in str(own.value)
+    with pytest.raises(NotDeclared) as unknown:
+        declared_model("dealy", tmp_path)
+    first, *others = str(unknown.value).split("\n" + str(tmp_path))
+    assert first == "no model 'dealy': declared are delay"
+    assert len(others) == 2
+    assert others[1].startswith("/b/defs.yaml: no valid YAML: ")
+    with pytest.raises(ValueError, match="model 'broken'") as everything:
+        declared_models(tmp_path)
+    assert str(unread) in str(everything.value), "all that is wrong is told at once"
+
+
+def test_of_two_models_with_one_name_neither_is_taken(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "defs.yaml", declaration(), declaration())
+    with pytest.raises(ValueError, match="a model named 'delay' is declared already"):
+        declared_model("delay", tmp_path)
 
 
 @pytest.mark.parametrize("attributes", [None, [], "text"])

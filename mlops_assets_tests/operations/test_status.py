@@ -6,23 +6,28 @@ import dagster as dg
 import pytest
 
 from mlops_assets.core.ledger import Decided, Fact, Frozen, Opened, Resolved, Retired, Started
-from mlops_assets.operations import status
 from mlops_assets.operations.status import ModelStatus, model_status
 from mlops_assets.stores.database import LedgerUnavailable
 from mlops_assets_tests.core.ledger_examples import AT, opened
 from mlops_assets_tests.sensors.patient import Patient
+from mlops_assets_tests.serving.factory import corrupt
 
 
 @pytest.fixture
-def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
-    patient = Patient(tmp_path, dg.DagsterInstance.ephemeral())
-    monkeypatch.setattr(status, "declared_models", lambda: {"delay": patient.spec})
-    return patient
+def patient(tmp_path: Path) -> Patient:
+    return Patient(tmp_path, dg.DagsterInstance.ephemeral())
 
 
 def of(patient: Patient) -> ModelStatus:
-    [one] = model_status(patient.stores, AT)
+    [one] = model_status(patient.stores, [patient.spec], AT)
     return one
+
+
+def test_a_champion_whose_bundle_is_damaged_is_told_of(patient: Patient) -> None:
+    assert of(patient).trained_until is not None
+    corrupt(patient.stores.home, patient.plans[-1].champion.bundle)
+    assert (of(patient).champion, of(patient).trained_until) == (2, None)
+    assert of(patient).workers == "none running; its bundle is damaged"
 
 
 def test_nothing_is_wrong_and_automation_is_on(patient: Patient) -> None:
