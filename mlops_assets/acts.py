@@ -115,10 +115,12 @@ def season(stage: Stage, flights: pd.DataFrame) -> None:
         trial.
     """
     before = stage.champion()
+    stage.step("labels are in: windows are compacted and judged, one after the other, until the sensor decides")
     decision = stage.wait(lambda: stage.decided("retrain"), "air_time decays and a training is decided", WAIT_S)
     incident = stage.incident("performance")
     stage.require(incident is not None, "an incident is open for the model's performance")
     stage.step(f"decided: retrain ({decision.what.mode}), because {decision.what.reason}")
+    stage.step("the run trains, asks the gates, fits once more on all that is known, and releases: some minutes")
     days = _by_day(stage.spec, flights)
     promoted(stage, before, days, WAIT_S)
     plan = stage.plan()
