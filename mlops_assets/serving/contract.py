@@ -6,7 +6,7 @@ flagged in `core`, and never refused.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
@@ -20,6 +20,11 @@ RawRow = tuple[RawValue, ...]
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+
+# The fields that each object of a body may have, by its path as in `rows[].features`; the body itself is "".
+Fields = Mapping[str, tuple[str, ...]]
+
+_MOST_NAMED = 400
 
 T = TypeVar("T")
 
@@ -54,8 +59,19 @@ class _ManyLabels(msgspec.Struct, forbid_unknown_fields=True):
     labels: list[LabelItem]
 
 
+def field_names(struct: type[Any]) -> tuple[str, ...]:
+    """The names of a struct's fields in JSON."""
+    names: tuple[str, ...] = struct.__struct_encode_fields__
+    return names
+
+
 class OneOrMany(Generic[T]):
     """Decodes a body that is one item, or an object with nothing but a list of them.
+
+    Parameters
+    ----------
+    parts
+        The structs inside of an item, by their field.
 
     Attributes
     ----------
@@ -63,12 +79,20 @@ class OneOrMany(Generic[T]):
         Decodes a body that is one item, and raises what msgspec does.
     """
 
-    def __init__(self, one: type[T], many: type[Any], key: str):
+    def __init__(
+        self, one: type[T], many: type[Any], key: str, parts: Mapping[str, type[msgspec.Struct]] | None = None
+    ):
         self.decode_one: Callable[[bytes], T] = msgspec.json.Decoder(one).decode
         self._many = msgspec.json.Decoder(many)
         self._key = key
         # The list is the only key of its object, so it is also the first.
         self._is_many = re.compile(rb'\s*\{\s*"%s"\s*:' % key.encode()).match
+        item = {"": field_names(one)} | {name: field_names(part) for name, part in (parts or {}).items()}
+        self._fields_of_one: Fields = item
+        self._fields_of_many: Fields = {
+            "": field_names(many),
+            **{f"{key}[].{path}".rstrip("."): names for path, names in item.items()},
+        }
 
     def decode(self, body: bytes, max_items: int) -> tuple[list[T], bool]:
         """Decode a body; also tells whether it was a list. Raises `Refusal` naming the field."""
@@ -76,11 +100,11 @@ class OneOrMany(Generic[T]):
             return [self.decode_one(body)], False
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if self._is_many(body) is None:
-                raise refusal_of(error, body) from None
+                raise refusal_of(error, body, self._fields_of_one, "" if max_items == 1 else self._key) from None
         try:
             items: list[T] = getattr(self._many.decode(body), self._key)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise refusal_of(error, body) from None
+            raise refusal_of(error, body, self._fields_of_many) from None
         if not items:
             raise Refusal(422, "invalid_value", "the list is empty", self._key)
         if len(items) > max_items:
@@ -125,7 +149,7 @@ class RowContract:
             forbid_unknown_fields=True,
         )
         rows = msgspec.defstruct("Rows", [("rows", list[row])], forbid_unknown_fields=True)  # type: ignore[valid-type]
-        self._decoder: OneOrMany[Any] = OneOrMany(row, rows, "rows")
+        self._decoder: OneOrMany[Any] = OneOrMany(row, rows, "rows", {"features": features})
         self._names = names
         self._whole = [position for position, feature in enumerate(manifest.features) if feature.type == "integer"]
 
@@ -212,11 +236,22 @@ def _require_distinct_ids(items: list[Any]) -> None:
 _AT = re.compile(r"(?s)(?P<what>.*) - at `\$\.?(?P<path>.*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_POSITION = re.compile(r"\[\d+\]")
 _NOT_FINITE = object()
 
 
-def refusal_of(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> Refusal:
-    """Turn a decoder's error into an answer that names the field the way the caller wrote it."""
+def refusal_of(
+    error: msgspec.DecodeError | UnicodeDecodeError, body: bytes, fields: Fields, instead: str = ""
+) -> Refusal:
+    """Turn a decoder's error into an answer that names the field the way the caller wrote it.
+
+    Parameters
+    ----------
+    fields
+        What an answer to an unknown field lists.
+    instead
+        A field that the body may have in place of all others.
+    """
     if not isinstance(error, msgspec.ValidationError):
         return _malformed(error, body)
     match = _AT.fullmatch(str(error))
@@ -224,8 +259,25 @@ def refusal_of(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> 
     if missing := _MISSING.fullmatch(what):
         return Refusal(422, "missing_field", "this field is required", _join(path, missing["name"]))
     if unknown := _UNKNOWN.fullmatch(what):
-        return Refusal(422, "unknown_field", "there is no such field", _join(path, unknown["name"]))
+        known = _known(fields.get(_POSITION.sub("[]", path), ()), "" if path else instead)
+        return Refusal(422, "unknown_field", f"there is no such field{known}", _join(path, unknown["name"]))
     return Refusal(422, "invalid_value", what.replace("`", "").replace(" | null", " or null"), path or None)
+
+
+def _known(names: tuple[str, ...], instead: str) -> str:
+    """The fields that there are, as the end of a sentence that stays short."""
+    if not names:
+        return ""
+    told: list[str] = []
+    length = 0
+    for name in names:
+        length += len(name) + 2
+        if told and length > _MOST_NAMED:
+            break
+        told.append(name[:_MOST_NAMED])
+    more = f" and {len(names) - len(told)} more" if len(told) < len(names) else ""
+    alone = f"; or {instead} alone, a list" if instead else ""
+    return f"; there {'is' if len(names) == 1 else 'are'} {', '.join(told)}{more}{alone}"
 
 
 def _join(path: str, name: str) -> str:

@@ -17,7 +17,7 @@ import uuid_utils
 from mlops_assets.core.explaining import BACKGROUND, Attribution, CannotExplain, NotInstalled, Question
 from mlops_assets.core.records import SHADOW, PredictionRecord, Role
 from mlops_assets.core.scoring.scorer import TOLERANCE, ScorerError, differences
-from mlops_assets.serving.contract import Key, RawRow, RawValue, refusal_of
+from mlops_assets.serving.contract import Key, RawRow, RawValue, field_names, refusal_of
 from mlops_assets.serving.errors import Refusal
 from mlops_assets.serving.explain_process import Asking, ExplainerFailed, Lookup
 from mlops_assets.serving.metrics import count_shed
@@ -236,7 +236,7 @@ def _by_id(body: bytes) -> ById:
     try:
         return msgspec.json.decode(body, type=ById)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise refusal_of(error, body) from None
+        raise refusal_of(error, body, {"": field_names(ById)}) from None
 
 
 def _of_row(live: LiveModel, body: bytes) -> Case:

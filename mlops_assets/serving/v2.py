@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from mlops_assets.core.manifest import FeatureContract, Manifest
-from mlops_assets.serving.contract import refusal_of
+from mlops_assets.serving.contract import field_names, refusal_of
 from mlops_assets.serving.errors import Refusal
 
 MEDIA_TYPES = (b"application/json", b"application/octet-stream")
@@ -126,6 +126,7 @@ class _Predictions(msgspec.Struct):
     degraded: bool = False
 
 
+_FIELDS = {"": field_names(_Request), "inputs[]": field_names(_Input), "outputs[]": field_names(_Output)}
 _READ_REQUEST = msgspec.json.Decoder(_Request).decode
 _READ_PREDICTIONS = msgspec.json.Decoder(_Predictions).decode
 
@@ -186,7 +187,7 @@ def read_inference(manifest: Manifest, body: bytes, json_size: int | None, max_r
     try:
         request = _READ_REQUEST(head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise refusal_of(error, head) from None
+        raise refusal_of(error, head, _FIELDS) from None
     rows = _row_count(request.inputs, max_rows)
     features = {feature.name: feature for feature in manifest.features}
     columns: dict[str, list[_Value]] = {}

@@ -19,6 +19,9 @@ from mlops_assets_tests.serving.factory import Task, answered_outputs, release, 
 from mlops_assets_tests.serving.harness import AppUnderTest
 
 FEATURES = {"temp": 50.5, "seats": 100, "holiday": False, "carrier": "AA", "air port": "JFK", "distance": 1000}
+ROW = "there are features, id, entity, event_time, probe"
+NAMES = f"there are {', '.join(small_model().features)}"
+LABEL = "there are value, id, entity, event_time, name, observed_at, revision"
 
 
 @pytest.fixture
@@ -265,6 +268,29 @@ class TestRefusals:
         response = shared_app.post("/v1/models/delay/predict", body)
         assert (response.status_code, error_of(response).get("field")) == (422, field)
 
+    @pytest.mark.parametrize(
+        ("route", "body", "field", "known"),
+        [
+            ("predict", {"features": FEATURES, "entitiy": "a"}, "entitiy", f"{ROW}; or rows alone, a list"),
+            ("predict", {"id": "a", "rows": [{"features": FEATURES}]}, "rows", f"{ROW}; or rows alone, a list"),
+            ("predict", {"features": {**FEATURES, "wind": 3}}, "features.wind", NAMES),
+            ("predict", {"rows": [{"features": FEATURES}, {"when": 1}]}, "rows[1].when", ROW),
+            ("predict", {"rows": [{"features": {"wind": 3}}]}, "rows[0].features.wind", NAMES),
+            ("predict", {"rows": [], "more": 1}, "more", "there is rows"),
+            ("feedback", {"prediction_id": "a", "value": 1}, "prediction_id", f"{LABEL}; or labels alone, a list"),
+            ("feedback", {"labels": [{"id": "a", "value": 1, "label": 1}]}, "labels[0].label", LABEL),
+            ("explain", {"features": FEATURES, "prediction_id": "a"}, "prediction_id", ROW),
+            ("explain", {"prediction_id": "a", "features": FEATURES}, "features", "there is prediction_id"),
+        ],
+    )
+    def test_an_unknown_field_is_refused_with_those_that_there_are(
+        self, shared_app: AppUnderTest, route: str, body: Any, field: str, known: str
+    ):
+        response = shared_app.post(f"/v1/models/delay/{route}", body)
+        assert response.status_code == 422
+        message = f"there is no such field; {known}"
+        assert error_of(response) == {"code": "unknown_field", "message": message, "field": field}
+
     def test_too_large_a_body_is_refused(self, shared_app: AppUnderTest):
         response = shared_app.post("/v1/models/delay/predict", b" " * 20_001)
         assert (response.status_code, error_of(response)["code"]) == (413, "too_large")
@@ -376,7 +402,8 @@ class TestFeedback:
         for body in (b'{"id":"\xff"}', b'{"\xff":1}', b'{"rows":[{"id":"\xc3("}]}', b'{"labels":[{"id":"\xc3("}]}'):
             response = shared_app.post(f"/v1/models/delay/{route}", body)
             assert 400 <= response.status_code < 500
-            assert error_of(response)["message"] in ("the body is not UTF-8 text", "there is no such field")
+            message = error_of(response)["message"]
+            assert message == "the body is not UTF-8 text" or message.startswith("there is no such field; there ")
 
     @pytest.mark.parametrize(("value", "status"), [(12, 200), (-3.5, 200), (True, 422), ("12", 422), (10**400, 422)])
     def test_a_regressions_label_is_a_number(self, tmp_path: Path, value: Any, status: int):

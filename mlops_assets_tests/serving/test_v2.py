@@ -154,6 +154,12 @@ class TestRefusals:
             ({}, 422, "missing_field at inputs"),
             ({"inputs": []}, 422, "inputs"),
             ({"inputs": distance(1), "more": 1}, 422, "unknown_field at more"),
+            ({"inputs": distance(1), "more": 1}, 422, "there are inputs, id, parameters, outputs"),
+            (
+                {"inputs": [tensor("distance", "FP64", [1], type=1)]},
+                422,
+                "there are name, shape, datatype, data, parameters",
+            ),
             ({"inputs": distance("far")}, 422, "rows[0].features.distance"),
             ({"inputs": distance(None)}, 422, "rows[0].features.distance"),
             ({"inputs": [*distance(1, 2), tensor("temp", "FP64", [1])]}, 422, "inputs[1].shape"),
