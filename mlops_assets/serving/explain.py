@@ -31,11 +31,13 @@ from mlops_assets.stores.prediction_log import LogError, PredictionLog
 
 MOST_WAITING = 8
 MOST_SECONDS = 30.0
+STARTING = "starting"
 # An id that tells no time, or a wrong one, is looked for from the newest segment backwards: to here and no further.
 LOOK_BACK = Limits(bytes=1024**3, segments=2_000, seconds=10.0, records=1_000)
 
 _ENCODE = msgspec.json.Encoder().encode
 _RETRY = ((b"retry-after", b"5"),)
+_STARTING = "the explainer is starting; the first explanation of a worker takes longer: ask again"
 _IS_ID = re.compile(rb'\s*\{\s*"prediction_id"\s*:').match
 
 
@@ -152,27 +154,32 @@ class Explainer:
         ------
         Refusal
             As for `predict` what does not fit the contract; 404 for an id that is not on record; 409 for an answer that cannot be
-            explained; 501 without `shap`; 503 when too many wait, or it takes too long.
+            explained; 501 without `shap`; 503 when too many wait, or it takes too long, or what makes explanations is starting.
         """
         by_id = _IS_ID(body) is not None
         require("explain" if by_id else "predict")
         wanted = _by_id(body) if by_id else _of_row(live, body)
         if self.waiting >= self._most:
-            count_shed(live.manifest.model, "explain")
-            raise Refusal(503, SHED, "too many explanations are being made: come back later", headers=_RETRY)
+            raise self._turned_away(live, "too many explanations are being made: come back later")
         self.waiting += 1
         work = asyncio.get_running_loop().run_in_executor(self._executor, self._made, live, wanted)
         work.add_done_callback(self._ended)
         try:
             return await asyncio.wait_for(asyncio.shield(work), self._seconds)
         except TimeoutError:
-            count_shed(live.manifest.model, "explain")
             message = f"the explanation was not ready within {self._seconds:g} s: come back later"
-            raise Refusal(503, SHED, message, headers=_RETRY) from None
+            raise self._turned_away(live, message) from None
 
     def close(self) -> None:
         """Have no more made; what is asked is to be ended first."""
         self._executor.shutdown(cancel_futures=True)
+
+    def _turned_away(self, live: LiveModel, overloaded: str) -> Refusal:
+        """What to say to a caller who cannot wait; where nothing is overloaded, that it is starting."""
+        count_shed(live.manifest.model, "explain")
+        if self._asking.is_ready:
+            return Refusal(503, SHED, overloaded, headers=_RETRY)
+        return Refusal(503, STARTING, _STARTING, headers=_RETRY)
 
     def _ended(self, work: "asyncio.Future[bytes]") -> None:
         self.waiting -= 1

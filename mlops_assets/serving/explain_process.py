@@ -62,6 +62,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 class Asking(Protocol):
     """What explanations are made with."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can attribute at once, and need not be started first. Asked by any thread."""
+        ...
+
     def attribute(self, question: Question) -> Attribution:
         """`core.explaining.answer`, done elsewhere; may raise `ExplainerFailed` too."""
         ...
@@ -88,6 +93,11 @@ class ExplainProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_warm = False
         self._closed = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process is there and has imported what it explains with."""
+        return self._process is not None and self._is_warm
 
     def attribute(self, question: Question) -> Attribution:
         """Have a question answered. Raises what `core.explaining.answer` raises, and `ExplainerFailed`."""

@@ -18,6 +18,10 @@ _BY_ID = {
     "required": ["prediction_id"],
     "additionalProperties": False,
 }
+_DESCRIPTION = (
+    "With keys on, a row asks for the scope `predict`, an answer on record for the scope `explain`. What makes explanations is "
+    "started in each worker with its first one, which may be answered 503 with the code `starting`: ask again after `Retry-After`."
+)
 _ANSWERED = ("prediction_id", "model", "model_version", "release", "role", "prediction", "probability", "probabilities")
 
 
@@ -28,7 +32,7 @@ def explain_path(manifest: Manifest) -> dict[str, Any]:
         f"/v1/models/{manifest.model}/explain": {
             "post": {
                 "summary": f"What each feature adds to a prediction of {manifest.label}: of a row, or of an answer on record",
-                "description": "With keys on, a row asks for the scope `predict`, an answer on record for the scope `explain`.",
+                "description": _DESCRIPTION,
                 "tags": [manifest.model],
                 "requestBody": {"required": True, **_content({"anyOf": [row, _BY_ID]})},
                 "responses": {

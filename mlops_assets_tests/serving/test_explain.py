@@ -19,7 +19,7 @@ from mlops_assets.core.explaining import Attribution, Background, Question, Spac
 from mlops_assets.core.rollout import Challenger, Standby
 from mlops_assets.core.scoring.load import load_scorer
 from mlops_assets.serving.explain import Explainer
-from mlops_assets.serving.explain_process import Lookup
+from mlops_assets.serving.explain_process import Asking, Lookup
 from mlops_assets.stores.api_keys import ApiKeyStore, Permission
 from mlops_assets.stores.bundles import BundleStore
 from mlops_assets.stores.home import Home
@@ -61,8 +61,12 @@ def running(home: Home, ask: Ask | None = None, **settings: Any) -> Iterator[App
         explainer.close()
 
 
-def explainer_of(home: Home, ask: Ask, **options: Any) -> Explainer:
-    return Explainer(BundleStore(home.bundles).get, PredictionLog(home.prediction_log), StandIn(ask), **options)
+def explainer_of(home: Home, ask: Ask, is_ready: bool = True, **options: Any) -> Explainer:
+    return explainer_by(home, StandIn(ask, is_ready), **options)
+
+
+def explainer_by(home: Home, asking: Asking, **options: Any) -> Explainer:
+    return Explainer(BundleStore(home.bundles).get, PredictionLog(home.prediction_log), asking, **options)
 
 
 @dataclass
@@ -70,6 +74,7 @@ class StandIn:
     """Does in this process what another does."""
 
     attribute: Ask
+    is_ready: bool = True
 
     def search(self, lookup: Lookup) -> Search:
         return PredictionLog(Path(lookup.folder)).search(lookup.prediction_id, lookup.limits)
@@ -172,6 +177,7 @@ class TestOfARow:
 
     def test_it_is_in_the_openapi_document(self, app: AppUnderTest):
         document = app.get("/openapi.json").json()
+        assert "`starting`" in document["paths"][PATH]["post"]["description"]
         assert {"200", "409", "501", "503"} <= set(document["paths"][PATH]["post"]["responses"])
         assert "409" not in document["paths"]["/v1/models/delay/predict"]["post"]["responses"]
         answered = set(explained(app))

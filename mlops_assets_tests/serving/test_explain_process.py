@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from mlops_assets.core.explaining import Attribution, NotInstalled, Question
 from mlops_assets.core.scoring.scorer import ScorerError
 from mlops_assets.serving import explain_process
-from mlops_assets.serving.explain_process import Answer, Asked, ExplainerFailed, Lookup, serve
+from mlops_assets.serving.explain_process import Answer, Asked, ExplainerFailed, ExplainProcess, Lookup, serve
 from mlops_assets.stores.home import Home
 from mlops_assets.stores.log_search import Limits, Search
 from mlops_assets_tests.serving.explained import explained_model
@@ -21,6 +22,7 @@ from mlops_assets_tests.serving.test_explain import (
     FEATURES,
     PATH,
     app,
+    explainer_by,
     explainer_of,
     home,
     one_after_the_other,
@@ -66,6 +68,47 @@ class TestOffTheHotPath:
         assert (code, name) == (503, "overloaded")
         assert "not ready within 0.01 s" in message
         app.wait_for(lambda: app.get("/v1/models").status_code == 200 and explainer.waiting == 0)
+        explainer.close()
+
+    @pytest.mark.parametrize("waiting", [0, 8], ids=["one too many", "for too long"])
+    def test_that_it_is_starting_is_told_from_overload(self, app: AppUnderTest, waiting: int):
+        """The first explanation of a fresh worker was answered `overloaded`, with nobody else there."""
+        held = Held()
+        explainer = app.runtime.explainer = explainer_of(app.home, held, is_ready=False, waiting=waiting, seconds=0.01)
+        answer = app.post(PATH, {"features": FEATURES})
+        held.go_on.set()
+        code, name, message = refused(answer)
+        assert (code, name, answer.headers["retry-after"]) == (503, "starting", "5")
+        assert message == "the explainer is starting; the first explanation of a worker takes longer: ask again"
+        explainer.close()
+
+    def test_what_was_started_for_a_caller_who_has_gone_is_kept_for_the_next(
+        self, app: AppUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """With a library that takes as long to import as it is told to, and then is not there."""
+        there = tmp_path / "there"
+        (tmp_path / "shap.py").write_text(
+            "import pathlib, time\n"
+            f"while not pathlib.Path({str(there)!r}).exists(): time.sleep(0.01)\n"
+            "raise ImportError\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        process = ExplainProcess()
+        explainer = app.runtime.explainer = explainer_by(app.home, process, seconds=0.1)
+        assert not process.is_ready
+        started = set()
+        for _ in range(3):
+            assert refused(app.post(PATH, {"features": FEATURES}))[:2] == (503, "starting")
+            assert process._process is not None
+            started.add(process._process.pid)
+        there.touch()
+        app.wait_for(lambda: app.get("/v1/models").status_code == 200 and explainer.waiting == 0)
+        assert process.is_ready
+        explainer._seconds = 20.0
+        assert refused(app.post(PATH, {"features": FEATURES}))[:2] == (501, "not_installed")
+        assert started == {process._process.pid}
+        process.close()
+        assert not process.is_ready
         explainer.close()
 
     @pytest.mark.parametrize(
