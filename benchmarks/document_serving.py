@@ -187,8 +187,9 @@ AIMS: Final = (
 
 NOTHING: Final = "Not measured yet."
 
-HEAD: Final = """# The service under load
+HEAD: Final = """# How fast the service is: measurements
 
+How to use it is told in [using-the-service.md](using-the-service.md). This page says how fast it answers and what it survives.
 Written by `python -m benchmarks.document_serving` from `benchmarks/results/*.json`, which `make bench-serving` writes. Servers
 run on one core and clients on the other; closed-loop load is `wrk`'s. Everybody is measured in one run, one after the other in
 rounds, and the median counts. Hold on to the ratios: seconds are those of one machine, and a p99 below 3 ms is noise on a shared
