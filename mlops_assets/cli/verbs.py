@@ -100,6 +100,7 @@ def retrain(
     from mlops_assets.operations.jobs import JobFailed, run_job
 
     training = TrainingWanted(decision, 1)
+    noted = f"the sensor {model}_response writes its end down, as long as `mlops-assets up` runs"
     try:
         run_job(
             PROJECT,
@@ -109,8 +110,8 @@ def retrain(
             tags=training.tags,
         )
     except JobFailed as error:
-        stop(f"{error}\n{decision.id} is settled by the sensor {model}_response")
-    out.print(f"{decision.id}: the run has succeeded; see `mlops-assets releases {model}`", markup=False)
+        stop(f"{error}\n{decision.id}: the run has failed; {noted}")
+    out.print(f"{decision.id}: the run has succeeded, see `mlops-assets releases {model}`; {noted}", markup=False)
 
 
 def approve(decision: _Decision, reason: Reason) -> None:

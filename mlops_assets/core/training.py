@@ -61,7 +61,8 @@ def split_training_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -
         if part_rows.empty:
             raise ValueError(
                 f"model {spec.name!r}: no labelled {part} row before {until.isoformat()} and from {since.isoformat()} on (as_of "
-                f"{as_of.isoformat()}, holdout {format_duration(spec.training.holdout)}); choose another as_of or window"
+                f"{as_of.isoformat()}, holdout {format_duration(spec.training.holdout)}, labels known after "
+                f"{format_duration(spec.label.delay)}); choose another as_of or window, or a longer holdout"
             )
     return rows
 

@@ -33,6 +33,7 @@ from mlops_assets.operations.stores import Stores
 from mlops_assets.stores.ids import new_id
 
 _MOST_NAMED = 3
+_NOTED = "which the model's response sensor writes down as long as `mlops-assets up` runs"
 
 
 class NotPossible(ValueError):
@@ -102,9 +103,10 @@ class ByHand:
         held = resting(self._spec, self._stores, record)
         others = [one for one in record.open_decisions if one.what.action == "retrain" and one not in held]
         if others:
+            one = others[0]
+            how = _NOTED if one.running else f"or forbid it: mlops-assets reject {one.id} --reason ..."
             raise NotPossible(
-                f"{self._spec.name}: a training is wanted already ({others[0].id}: {others[0].what.reason}); wait for its end, or "
-                f"forbid it: mlops-assets reject {others[0].id} --reason ..."
+                f"{self._spec.name}: a training is wanted already ({one.id}: {one.what.reason}); wait for its end, {how}"
             )
         details = {"trigger": request.trigger, "without": ",".join(request.without)}
         if as_of is not None:
@@ -221,7 +223,7 @@ def _state(one: Decision) -> str:
     if one.rejected_by is not None:
         return f"was rejected by {one.rejected_by}: {one.answer}"
     if one.running:
-        return "is under way: it can no longer be forbidden"
+        return f"is under way, and can no longer be forbidden: wait for its end, {_NOTED}"
     if one.outcome is not None:
         return f"is over ({one.outcome}): {one.detail}"
     return "waits for nobody's leave" if one.what.asks_for_work else "asks for nothing to be done"

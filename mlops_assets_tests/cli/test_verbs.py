@@ -304,6 +304,10 @@ def test_a_training_now_is_run_here_and_settled_by_the_sensor(patient: Patient, 
     def run_job(project, job, *, show, config, tags):
         assert patient.decision("retrain").running
         assert patient.tick() == "no window has been judged yet", "the sensor does not start it as well"
+        assert "as long as `mlops-assets up` runs" in said("reject", patient.decision("retrain").id).output
+        again = said("retrain", "delay").output
+        assert "a training is wanted already" in again
+        assert "mlops-assets reject" not in again
         patient.execute(tags, config)
 
     monkeypatch.setattr("mlops_assets.operations.jobs.run_job", run_job)
