@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlops_assets.cli.shared import stop, user
+from mlops_assets.cli.shared import not_blank, stop, user
 from mlops_assets.stores.home import Home
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def decisions(
 
 def acknowledge(
     incident: Annotated[str, typer.Argument(help="id of an incident, or enough of its beginning")],
-    reason: Annotated[str, typer.Option(help="what you know of it; it is kept")],
+    reason: Annotated[str, typer.Option(help="what you know of it; it is kept", callback=not_blank)],
 ) -> None:
     """Say that you have seen an incident."""
     from mlops_assets.core.ledger import Acknowledged, Entry

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from mlops_assets.operations.terms import DEFS
-
 if TYPE_CHECKING:
     from mlops_assets.core.spec import ModelSpec
 
-Reason = Annotated[str, typer.Option(help="why; it is kept", callback=lambda text: _said(text))]
+
+def not_blank(text: str) -> str:
+    """What an option says that must say something."""
+    if not text.strip():
+        raise typer.BadParameter("say why: the ledger keeps it for those who come after you")
+    return text
+
+
+Reason = Annotated[str, typer.Option(help="why; it is kept", callback=not_blank)]
 
 
 def stop(why: object) -> NoReturn:
@@ -30,17 +36,17 @@ def user() -> str:
         return f"user:{os.getuid()}"
 
 
-def declared(model: str, folder: Path = DEFS) -> "ModelSpec":
-    """The declaration of a model, whatever is wrong with those of others. Ends the command where there is none, or it is wrong."""
-    from mlops_assets.operations.models import NotDeclared, declared_model
+def declared(model: str, folder: Path | None = None) -> "ModelSpec":
+    """The declaration of a model, whatever is wrong with those of others. Ends the command where there is none, or it is wrong.
+
+    Parameters
+    ----------
+    folder
+        Where it is declared; None for the project's own `defs`.
+    """
+    from mlops_assets.operations.models import DEFS, NotDeclared, declared_model
 
     try:
-        return declared_model(model, folder)
+        return declared_model(model, folder or DEFS)
     except (NotDeclared, ValueError) as error:
         stop(error)
-
-
-def _said(text: str) -> str:
-    if not text.strip():
-        raise typer.BadParameter("say why: the ledger keeps it for those who come after you")
-    return text

@@ -56,11 +56,11 @@ def rollback(
             decision = _hand(model).roll_back(reason, to, keep_former=keep, begun=begun)
         is_written = True
     finally:
-        if begun is not None and not is_written:
+        if begun is not None and not is_written and (version := _in_force(model, begun)) is not None:
             left = (
                 f"the sensor {model}_response writes it down and does what is left, as long as `mlops-assets up` runs"
             )
-            out.print(f"{begun}: the earlier version is in force all the same; {left}", markup=False)
+            out.print(f"{begun}: version {version} is in force all the same; {left}", markup=False)
     if decision.outcome not in ("done", "unchanged"):
         stop(describe(decision))
     out.print(describe(decision), markup=False)
@@ -185,6 +185,19 @@ def _begin_rollback(model: str, reason: str, to: int | None, *, keep: bool) -> s
         return None
     out.print(f"version {plan.champion.version} of {model} is put back by release {plan.release}; it is being proven")
     return decision
+
+
+def _in_force(model: str, decision: str) -> int | None:
+    """The version that answers by the plan of a decision; None where no such plan is in force, or that cannot be told."""
+    from mlops_assets.core.rollout import outcome_of
+    from mlops_assets.stores.releases import ReleaseDamaged
+
+    try:
+        history = _stores().releases.history(model)
+    except (OSError, ReleaseDamaged):
+        return None
+    made, taken_back = outcome_of(history, decision)
+    return made.champion.version if made is not None and not taken_back and made == history[-1] else None
 
 
 def _may_be_out(stores: "Stores", model: str, decision: str) -> bool:

@@ -54,15 +54,15 @@ def split_training_rows(spec: ModelSpec, frame: pd.DataFrame, as_of: datetime) -
     window = labelled[labelled[spec.event_time] >= start]
     earlier = window[spec.event_time] < split
     rows = TrainingRows(window[earlier], window[~earlier], start, split, as_of)
-    for part, part_rows, since, until in (
-        ("training", rows.fit, start, split),
-        ("held-out", rows.holdout, split, as_of),
+    for part, part_rows, since, until, other in (
+        ("training", rows.fit, start, split, "shorter"),
+        ("held-out", rows.holdout, split, as_of, "longer"),
     ):
         if part_rows.empty:
             raise ValueError(
                 f"model {spec.name!r}: no labelled {part} row before {until.isoformat()} and from {since.isoformat()} on (as_of "
                 f"{as_of.isoformat()}, holdout {format_duration(spec.training.holdout)}, labels known after "
-                f"{format_duration(spec.label.delay)}); choose another as_of or window, or a longer holdout"
+                f"{format_duration(spec.label.delay)}); choose another as_of or window, or a {other} holdout"
             )
     return rows
 

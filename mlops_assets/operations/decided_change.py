@@ -5,6 +5,7 @@ When a decision may be carried out is the business of `core/carrying.py`.
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Final, TypedDict
 
 from mlops_assets.core.ledger import Decision, Outcome
@@ -53,8 +54,8 @@ def change_as_decided(
         return DecidedChange("done", "automation is frozen")
     ours = changed.plan.rollout == decision.id
     told = _told(changed)
-    if ours and decision.what.action == "roll back" and not KEEPING.items() <= decision.what.details.items():
-        told += f"; version {changed.plan.withdrawn[-1]} is withdrawn and never returns"
+    if decision.what.action == "roll back" and (gone := _withdrawn_by(stores, spec.name, decision.id)) is not None:
+        told += f"; version {gone} is withdrawn and never returns"
     return DecidedChange("done" if ours or is_freeze else "unchanged", told, changed)
 
 
@@ -78,6 +79,15 @@ def _apply(spec: ModelSpec, stores: Stores, decision: Decision, now: datetime) -
             return fall_back(spec, stores, **said)
         case other:
             raise ValueError(f"{decision.id}: nobody knows how to {other}")
+
+
+def _withdrawn_by(stores: Stores, model: str, decision: str) -> int | None:
+    """The version that a decision has withdrawn: with its first plan, for one that takes a later release back names it too."""
+    steps = pairwise(stores.releases.history(model))
+    before, plan = next(((before, plan) for before, plan in steps if plan.rollout == decision), (None, None))
+    if before is None or plan is None or len(plan.withdrawn) <= len(before.withdrawn):
+        return None
+    return plan.withdrawn[-1]
 
 
 class _Said(TypedDict):

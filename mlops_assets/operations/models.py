@@ -141,7 +141,9 @@ class _Variables:
 def _read_yaml(path: Path) -> list[Any]:
     try:
         return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:  # such as bytes that are no UTF-8, or a date that there is not
         raise ValueError(f"{path}: no valid YAML: {error}") from error
 
 

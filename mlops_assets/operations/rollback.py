@@ -343,7 +343,10 @@ def _release_of(terms: Terms, stores: Stores, history: History, version: int) ->
     bundled = {number: facts.tags["bundle"] for number, facts in registered.items() if "bundle" in facts.tags}
     if version not in bundled:
         what = "was registered but never bundled for release" if version in registered else "does not exist"
-        known = ", ".join(map(str, bundled)) or "none"
+        plan = history[-1]
+        tried = () if plan.challenger is None else (plan.challenger.version,)
+        left_out = {plan.champion.version, *plan.withdrawn, *tried}
+        known = ", ".join(str(number) for number in bundled if number not in left_out) or "none"
         raise RollbackRefused(f"model {terms.model!r}: version {version} {what}; choose from {known}")
     return Release(version, bundled[version])
 

@@ -57,7 +57,7 @@ def _status(stores: Stores, spec: ModelSpec, now: datetime) -> ModelStatus:
     try:
         trained_until = stores.bundles.get(plan.champion.bundle).manifest.training_end
     except BundleError:
-        trained_until, workers = None, f"{workers}; its bundle is damaged"
+        trained_until, workers = None, f"{workers}; its bundle is lost or damaged"
     return ModelStatus(
         spec.name,
         spec.task,

@@ -68,7 +68,7 @@ def read_terms(model: str, folder: Path = DEFS) -> Terms | None:
             return None
         # A decision that is made now has not been tried yet: no number of attempts gives it up.
         return Terms(model, features, 1, _limits(mine[0].release.breaker))
-    except (yaml.YAMLError, ValueError):  # what msgspec and pydantic raise are such too
+    except (OSError, yaml.YAMLError, ValueError):  # what msgspec and pydantic raise are such too
         return None
 
 

@@ -177,9 +177,9 @@ class Explainer:
     def _turned_away(self, live: LiveModel, overloaded: str) -> Refusal:
         """What to say to a caller who cannot wait; where nothing is overloaded, that it is starting."""
         count_shed(live.manifest.model, "explain")
-        if self._asking.is_ready:
-            return Refusal(503, SHED, overloaded, headers=_RETRY)
-        return Refusal(503, STARTING, _STARTING, headers=_RETRY)
+        if self._asking.is_starting:
+            return Refusal(503, STARTING, _STARTING, headers=_RETRY)
+        return Refusal(503, SHED, overloaded, headers=_RETRY)
 
     def _ended(self, work: "asyncio.Future[bytes]") -> None:
         self.waiting -= 1

@@ -63,8 +63,8 @@ class Asking(Protocol):
     """What explanations are made with."""
 
     @property
-    def is_ready(self) -> bool:
-        """Whether it can attribute at once, and need not be started first. Asked by any thread."""
+    def is_starting(self) -> bool:
+        """Whether who asks now waits for its start, and not for others who have asked. Called by any thread."""
         ...
 
     def attribute(self, question: Question) -> Attribution:
@@ -92,12 +92,13 @@ class ExplainProcess:
         self._idle_seconds = idle_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._is_warm = False
+        self._is_starting = False
         self._closed = False
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the process is there and has imported what it explains with."""
-        return self._process is not None and self._is_warm
+    def is_starting(self) -> bool:
+        """Whether the process is being started, or imports what it explains with."""
+        return self._is_starting
 
     def attribute(self, question: Question) -> Attribution:
         """Have a question answered. Raises what `core.explaining.answer` raises, and `ExplainerFailed`."""
@@ -153,7 +154,7 @@ class ExplainProcess:
             self._end()
             raise ExplainerFailed("the service ends")
         # It says with an empty frame that it can begin.
-        if self._reply(process, WARM_UP_SECONDS) is None:
+        if self._warm_up(process) is None:
             self._end()
             raise ExplainerFailed("the process that makes explanations did not start; the service's log says why")
         return process
@@ -167,10 +168,17 @@ class ExplainProcess:
             return None
         if asked.question is not None and not self._is_warm:
             # And again that it has imported what it explains with.
-            if self._reply(process, WARM_UP_SECONDS) is None:
+            if self._warm_up(process) is None:
                 return None
             self._is_warm = True
         return self._reply(process, self._work_seconds)
+
+    def _warm_up(self, process: "subprocess.Popen[bytes]") -> bytes | None:
+        self._is_starting = True
+        try:
+            return self._reply(process, WARM_UP_SECONDS)
+        finally:
+            self._is_starting = False
 
     def _reply(self, process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
         assert process.stdout is not None

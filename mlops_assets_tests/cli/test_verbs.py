@@ -91,7 +91,7 @@ def test_a_rollback_says_that_it_is_in_force_where_the_declaration_turns_out_wro
     result = said("rollback", "delay")
     assert (result.exit_code, patient.champion) == (1, 1)
     assert "model 'delay': owner: missing" in result.output
-    assert "the earlier version is in force all the same; the sensor delay_response writes it down" in result.output
+    assert "version 1 is in force all the same; the sensor delay_response writes it down" in result.output
 
 
 def test_a_rollback_of_what_only_the_whole_declaration_tells_is_done_as_well(
@@ -216,6 +216,7 @@ def test_a_rollback_whose_plans_are_damaged_says_so(patient: Patient, monkeypatc
     result = said("rollback", "delay")
     assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
     assert "restore it from a backup" in result.output
+    assert "in force" not in result.output
     assert patient.decision("roll back").outcome is None
 
 

@@ -69,6 +69,14 @@ def test_one_model_is_read_whatever_is_wrong_with_others(tmp_path: Path) -> None
     assert str(unread) in str(everything.value), "all that is wrong is told at once"
 
 
+def test_a_date_that_there_is_not_is_told_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "defs.yaml"
+    path.write_text("a: 2024-13-45")
+    with pytest.raises(ValueError, match="no valid YAML: month must be in") as caught:
+        declared_models(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_of_two_models_with_one_name_neither_is_taken(tmp_path: Path) -> None:
     write(tmp_path / "a" / "defs.yaml", declaration(), declaration())
     with pytest.raises(ValueError, match="a model named 'delay' is declared already"):

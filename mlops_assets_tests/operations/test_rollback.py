@@ -147,8 +147,8 @@ REFUSED: dict[str, tuple[Callable[[Stores], Any], str]] = {
     ),
     "lost": (lost, r"version 1 cannot be relied on: .* is not in "),
     "withdrawn": (withdrawn, "version 3 was withdrawn and never returns; choose another one"),
-    "unknown": (lambda stores: {"to": 77}, "version 77 does not exist; choose from 1, 2, 3"),
-    "never bundled": (never_bundled, "version 8 was registered but never bundled for release; choose from 1, 2, 3"),
+    "unknown": (lambda stores: {"to": 77}, "version 77 does not exist; choose from 1, 2"),
+    "never bundled": (never_bundled, "version 8 was registered but never bundled for release; choose from 1, 2"),
     "a feature gone": (
         another_contract,
         "version 1 needs temp, which the model no longer declares; choose another one",

@@ -27,7 +27,7 @@ def test_a_champion_whose_bundle_is_damaged_is_told_of(patient: Patient) -> None
     assert of(patient).trained_until is not None
     corrupt(patient.stores.home, patient.plans[-1].champion.bundle)
     assert (of(patient).champion, of(patient).trained_until) == (2, None)
-    assert of(patient).workers == "none running; its bundle is damaged"
+    assert of(patient).workers == "none running; its bundle is lost or damaged"
 
 
 def test_nothing_is_wrong_and_automation_is_on(patient: Patient) -> None:

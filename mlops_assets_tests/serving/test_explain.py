@@ -61,8 +61,8 @@ def running(home: Home, ask: Ask | None = None, **settings: Any) -> Iterator[App
         explainer.close()
 
 
-def explainer_of(home: Home, ask: Ask, is_ready: bool = True, **options: Any) -> Explainer:
-    return explainer_by(home, StandIn(ask, is_ready), **options)
+def explainer_of(home: Home, ask: Ask, is_starting: bool = False, **options: Any) -> Explainer:
+    return explainer_by(home, StandIn(ask, is_starting), **options)
 
 
 def explainer_by(home: Home, asking: Asking, **options: Any) -> Explainer:
@@ -74,7 +74,7 @@ class StandIn:
     """Does in this process what another does."""
 
     attribute: Ask
-    is_ready: bool = True
+    is_starting: bool = False
 
     def search(self, lookup: Lookup) -> Search:
         return PredictionLog(Path(lookup.folder)).search(lookup.prediction_id, lookup.limits)

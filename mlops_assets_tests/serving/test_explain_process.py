@@ -74,7 +74,9 @@ class TestOffTheHotPath:
     def test_that_it_is_starting_is_told_from_overload(self, app: AppUnderTest, waiting: int):
         """The first explanation of a fresh worker was answered `overloaded`, with nobody else there."""
         held = Held()
-        explainer = app.runtime.explainer = explainer_of(app.home, held, is_ready=False, waiting=waiting, seconds=0.01)
+        explainer = app.runtime.explainer = explainer_of(
+            app.home, held, is_starting=True, waiting=waiting, seconds=0.01
+        )
         answer = app.post(PATH, {"features": FEATURES})
         held.go_on.set()
         code, name, message = refused(answer)
@@ -95,21 +97,22 @@ class TestOffTheHotPath:
         monkeypatch.syspath_prepend(tmp_path)
         process = ExplainProcess()
         explainer = app.runtime.explainer = explainer_by(app.home, process, seconds=0.1)
-        assert not process.is_ready
-        started = set()
-        for _ in range(3):
-            assert refused(app.post(PATH, {"features": FEATURES}))[:2] == (503, "starting")
+        try:
+            app.wait_for(lambda: refused(app.post(PATH, {"features": FEATURES}))[:2] == (503, "starting"))
             assert process._process is not None
-            started.add(process._process.pid)
-        there.touch()
-        app.wait_for(lambda: app.get("/v1/models").status_code == 200 and explainer.waiting == 0)
-        assert process.is_ready
-        explainer._seconds = 20.0
-        assert refused(app.post(PATH, {"features": FEATURES}))[:2] == (501, "not_installed")
-        assert started == {process._process.pid}
-        process.close()
-        assert not process.is_ready
-        explainer.close()
+            started = process._process.pid
+            for _ in range(3):
+                assert refused(app.post(PATH, {"features": FEATURES}))[:2] == (503, "starting")
+            there.touch()
+            app.wait_for(lambda: app.get("/v1/models").status_code == 200 and explainer.waiting == 0)
+            assert not process.is_starting
+            explainer._seconds = 20.0
+            assert refused(app.post(PATH, {"features": FEATURES}))[:2] == (501, "not_installed")
+            assert process._process.pid == started
+        finally:
+            there.touch()
+            process.close()
+            explainer.close()
 
     @pytest.mark.parametrize(
         ("error", "told"),

@@ -184,8 +184,9 @@ class Rollouts:
             changed = self._change(under_way, history, step, reason)
         except OutOfReach as error:
             told = f"{step} of version {version} waits until its bundle can be had"
-            key = f"{under_way.id} {step} waits"
-            self._write([found(self._record, BUNDLE, f"{told}: {error}", "warning", key)])
+            if self._record.incident_of(BUNDLE) is None:
+                key = f"{under_way.id} {step} waits"
+                self._write([found(self._record, BUNDLE, f"{told}: {error}", "warning", key)])
             return f"{told}: {error}"
         except BundleError as error:
             return self._do(under_way, history, "dismiss", f"it cannot be relied on: {error}")

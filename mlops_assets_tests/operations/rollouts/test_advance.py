@@ -170,13 +170,14 @@ def test_one_whose_bundle_is_out_of_reach_waits_for_it_and_one_whose_bundle_is_l
     corrupt(trying.stores.home, challenger.bundle)
     with monkeypatch.context() as patch:
         patch.setattr(trying.stores.registry, "fetch_folder", out_of_reach)
-        for _ in range(2):
+        for _ in range(3):
             said = trying.advance().said
             assert said.startswith("canary of version 2 waits until its bundle can be had: ")
             assert said.endswith("the network is down")
     assert (trying.steps, trying.plan.challenger) == ([], challenger)
     [waits] = [one for one in trying.record.open_incidents if one.cause == BUNDLE]
     assert waits.title.startswith("canary of version 2 waits")
+    assert waits.times_found == 1
     trying.stores.bundles.add_folder(copy)
     assert trying.until_rest() == ["canary"]
     assert [one for one in trying.record.open_incidents if one.cause == BUNDLE] == []
