@@ -20,6 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from sklearn.pipeline import Pipeline
 
 _ALIASED = "aliased."
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 class AliasMove(msgspec.Struct, frozen=True):
@@ -55,11 +56,13 @@ class Registry:
 
     @property
     def client(self) -> MlflowClient:
+        _limit_patience()
         return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
 
     def use(self) -> None:
         """Point MLflow's module-level functions here, and keep it from reporting usage."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        _limit_patience()
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)
 
@@ -214,6 +217,16 @@ class Registry:
 
     def run_parameters(self, run_id: str) -> dict[str, Any]:
         return dict(self.client.get_run(run_id).data.params)
+
+
+def _limit_patience() -> None:
+    """Have MLflow give a server up that is down, unless its user has said otherwise. It reads these at each request.
+
+    By itself it tries seven times again, two minutes each: a server that refuses connections is known to be down after four
+    minutes, which is longer than a sensor may take.
+    """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
 
 
 def _facts(version: ModelVersion) -> VersionFacts:

@@ -1,6 +1,8 @@
 """Folders that were logged to a run: fetched, known not to be there, or out of reach."""
 
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,31 @@ def test_what_a_run_has_not_is_told_from_what_is_out_of_reach(tmp_path: Path):
     assert not any(isinstance(one.value, FileNotFoundError) for one in (unwritten, unmounted))
     with pytest.raises(FileNotFoundError, match="MLflow has no run nobody"):
         registry.fetch_folder("nobody", LOGGED, fetched)
+
+
+def test_a_server_that_is_down_is_given_up_soon(monkeypatch: pytest.MonkeyPatch):
+    """MLflow tried seven times more, for four minutes, in a sensor that may take one."""
+    asked: list[str] = []
+
+    class Down(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Down) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(MlflowException, match="too many 503"):
+                Registry(f"http://127.0.0.1:{server.server_port}", "").versions("delay")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(asked) == 3
 
 
 def test_a_tracking_server_that_does_not_answer_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
