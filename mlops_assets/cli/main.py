@@ -123,11 +123,12 @@ def serve(
 @app.command()
 def releases(model: Annotated[str, typer.Argument(help="name of a model")]) -> None:
     """Every release plan of a model, newest first: who answered when, and why."""
-    from mlops_assets.operations.models import how_to_begin
     from mlops_assets.stores.releases import ReleaseStore
 
     plans = ReleaseStore(Home.from_environment().releases).history(model)
     if not plans:
+        from mlops_assets.operations.models import how_to_begin  # brings in what a list of plans needs not
+
         declared(model)
         stop(f"no release of {model!r} in {Home.from_environment().releases}: {how_to_begin(model)}")
     table = Table(

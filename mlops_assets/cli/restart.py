@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from mlops_assets.cli.shared import stop
 from mlops_assets.stores.home import Home
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -46,8 +46,7 @@ def restart(
             tell=tell,
         )
     except (RestartFailed, RestartUnderWay) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{escape(str(error))}[/red]")
-        raise typer.Exit(1) from error
+        stop(error)
     for pid in report.died:
         out.print(f"worker {pid} ended by itself meanwhile; the server started another")
     assert report.ended_at is not None

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlops_assets.cli.shared import declared
+from mlops_assets.cli.shared import declared, stop
 from mlops_assets.stores.home import Home
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -39,8 +39,7 @@ def rollouts(
         record = ledger.of(model)
         lines = ledger.entries(model, kinds=("trial begun", "trial looked", "trial stepped"))
     except (LedgerUnavailable, LedgerDamaged) as error:
-        out.print(f"[red]{escape(str(error))}[/red]")
-        raise typer.Exit(1) from error
+        stop(error)
     if not record.trials:
         declared(model)
         out.print(f"{model}: no version was ever on trial", markup=False)

@@ -63,18 +63,27 @@ def test_a_bundle_of_which_no_copy_is_whole_is_told(tmp_path: Path):
     assert "no copy of its bundle is whole" in told.told
 
 
-def test_one_that_may_yet_be_fetched_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("method", "error", "told_of"),
+    [
+        ("versions", MlflowException("connection refused"), "MLflow is out of reach"),
+        ("fetch_folder", OSError("no space left on device"), "no space left on device"),
+    ],
+)
+def test_one_that_may_yet_be_fetched_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, told_of: str
+):
     stores, plan = served(tmp_path, {"delay": "BundleError: damaged"})
     corrupt(stores.home, plan.champion.bundle)
 
-    def fail(model: str) -> None:
-        raise MlflowException("connection refused")
+    def fail(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(registry_of(stores), "versions", fail)
+    monkeypatch.setattr(registry_of(stores), method, fail)
     told = mend_champion(SPEC, stores, datetime.now(UTC))
     assert told is not None
     assert not told.is_lost
-    assert "MLflow is out of reach" in told.told
+    assert told_of in told.told
 
 
 def test_a_registry_that_comes_back_a_moment_later_has_not_been_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -93,17 +102,3 @@ def test_a_registry_that_comes_back_a_moment_later_has_not_been_asked(tmp_path: 
     told = mend_champion(SPEC, stores, datetime.now(UTC))
     assert told is not None
     assert not told.is_lost
-
-
-def test_nor_is_one_lost_whose_files_cannot_be_fetched_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stores, plan = served(tmp_path, {"delay": "BundleError: damaged"})
-    corrupt(stores.home, plan.champion.bundle)
-
-    def fetch(run_id: str, logged: str, to: Path) -> Path:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(registry_of(stores), "fetch_folder", fetch)
-    told = mend_champion(SPEC, stores, datetime.now(UTC))
-    assert told is not None
-    assert not told.is_lost
-    assert "no space left on device" in told.told
